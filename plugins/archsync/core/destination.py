@@ -1,0 +1,138 @@
+"""A destination: an external archive, how it is reached, and when and how studies go there.
+
+The dataclass below is the one description of a destination's settings: the ledger's columns, the CLI, the YAML file
+and ``docs/destination.md`` are derived from it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, time, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from archsync.core.settings import between, setting
+from archsync.core.study import ExamStatus, Facility
+from archsync.errors import ConfigurationError
+
+# A name becomes part of DAG ids, pool names and asset names.
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
+
+
+class Verification(StrEnum):
+    """How the archive is asked, after sending, whether it holds the instances."""
+
+    NONE = "none"
+    C_FIND = "c-find"
+
+
+def _check_name(name: str) -> str | None:
+    if _NAME.fullmatch(name):
+        return None
+    return "must be 1 to 40 lower-case letters, digits or underscores, starting with a letter"
+
+
+def check_ae_title(title: str) -> str | None:
+    """Say what is wrong with an AE title, or None (PS3.5 6.2: at most 16 characters, no backslash or control)."""
+    if not title.strip():
+        return "must not be empty"
+    if len(title) > 16:
+        return f"an AE title has at most 16 characters, this one has {len(title)}"
+    if not title.isascii() or not title.isprintable() or "\\" in title:
+        return "an AE title takes printable ASCII without backslash"
+    return None
+
+
+def _check_window(window: str) -> str | None:
+    return None if _WINDOW.fullmatch(window) else "must look like 22:00-06:00"
+
+
+def _check_time_zone(name: str) -> str | None:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        return "is not a known time zone; use a name such as Europe/Berlin"
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """An archive that studies are sent to. Times are in seconds; sizes in bytes."""
+
+    name: str = setting("Short name; part of DAG ids, pool and listings.", example="vna1", check=_check_name)
+    called_ae_title: str = setting("The archive's AE title.", example="VNA1", check=check_ae_title)
+    host: str = setting(
+        "Host name or address of the archive.", example="vna1.hospital.example", check=lambda v: None if v else "must not be empty"
+    )
+    port: int = setting("TCP port of the archive.", example="11112", check=between(1, 65535))
+    calling_ae_title: str = setting("The AE title we present.", default="ARCHSYNC", check=check_ae_title)
+    gateway: str | None = setting("Gateway the traffic leaves through; empty: from where Airflow runs.", default=None, example="north_1")
+    enabled: bool = setting("Off: nothing is sent, jobs wait.", default=True)
+    trigger_status: ExamStatus = setting("The exam status from which a study is sent.", default=ExamStatus.COMPLETED)
+    facilities: tuple[str, ...] = setting(
+        "Facility ids in scope; with facility_groups empty too: all.", default=(), example="CITY,NORTH"
+    )
+    facility_groups: tuple[str, ...] = setting("Facility groups in scope.", default=(), example="north")
+    max_attempts: int = setting("Attempts that reach the archive before a job fails.", default=8, check=between(1, 100))
+    retry_delay_s: float = setting("Wait before the second attempt.", default=30.0, unit="s", check=between(0, 86_400))
+    retry_multiplier: float = setting("Each further wait is this many times the last.", default=2.0, check=between(1, 10))
+    retry_cap_s: float = setting("Longest wait between two attempts.", default=3_600.0, unit="s", check=between(1, 604_800))
+    retry_jitter: float = setting("Random share added to or taken from each wait.", default=0.1, check=between(0, 0.9))
+    give_up_after_s: float = setting(
+        "Age at which a job that keeps failing is given up.", default=259_200.0, unit="s", check=between(1, 31_536_000)
+    )
+    settle_s: float = setting("Quiet time after the last new image before a study is sent.", default=30.0, unit="s", check=between(0, 86_400))
+    settle_max_s: float = setting(
+        "Longest wait for quiet while images keep arriving.", default=600.0, unit="s", check=between(0, 604_800)
+    )
+    send_window: str | None = setting("Time of day when sending is allowed; empty: always.", default=None, example="22:00-06:00", check=_check_window)
+    time_zone: str = setting("Time zone of the send window.", default="UTC", example="Europe/Berlin", check=_check_time_zone)
+    concurrency: int = setting("Jobs that run at the same time (slots of the pool).", default=2, check=between(1, 128))
+    verification: Verification = setting("How stored instances are checked: none or c-find.", default=Verification.NONE)
+    connect_timeout_s: float = setting("Longest wait for the TCP and TLS connection.", default=10.0, unit="s", check=between(0.1, 300))
+    acse_timeout_s: float = setting("Longest wait for the answer to an association request.", default=30.0, unit="s", check=between(0.1, 600))
+    dimse_timeout_s: float = setting("Longest wait for the answer to one stored instance.", default=60.0, unit="s", check=between(0.1, 3_600))
+    network_timeout_s: float = setting("Longest silence on an open association.", default=60.0, unit="s", check=between(0.1, 3_600))
+    breaker_threshold: int = setting("Failed connections in a row that mark the destination down.", default=3, check=between(1, 100))
+    probe_delay_s: float = setting("First wait before a destination that is down is probed again.", default=10.0, unit="s", check=between(0.1, 3_600))
+    probe_cap_s: float = setting("Longest wait between two probes.", default=300.0, unit="s", check=between(0.1, 86_400))
+    tls: bool = setting("Use TLS (DICOM BCP 195 profile).", default=False)
+    tls_ca_file: str | None = setting("PEM file of the authorities trusted for the archive's certificate.", default=None)
+    tls_certificate_file: str | None = setting("PEM file of our certificate.", default=None)
+    tls_private_key_file: str | None = setting("PEM file of our private key.", default=None)
+    tls_check_hostname: bool = setting("Require the archive's certificate to name its host.", default=True)
+    destination_id: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.settle_max_s < self.settle_s:
+            raise ConfigurationError("settle_max_s: must not be shorter than settle_s", code="bad-setting")
+        if bool(self.tls_certificate_file) != bool(self.tls_private_key_file):
+            raise ConfigurationError(
+                "tls_certificate_file and tls_private_key_file: give both or neither", code="bad-setting"
+            )
+
+    def covers(self, facility: Facility) -> bool:
+        """Tell whether a facility is in scope: named, in a named group, or nothing is named."""
+        if not self.facilities and not self.facility_groups:
+            return True
+        return facility.facility_id in self.facilities or facility.facility_group in self.facility_groups
+
+    def next_opening(self, now: datetime) -> datetime:
+        """The moment from ``now`` on at which sending is allowed: ``now`` itself while the send window is open."""
+        if self.send_window is None:
+            return now
+        match = _WINDOW.fullmatch(self.send_window)
+        assert match is not None, "checked when the destination was made"
+        start = time(int(match[1]), int(match[2]))
+        end = time(int(match[3]), int(match[4]))
+        local = now.astimezone(ZoneInfo(self.time_zone))
+        clock = local.time()
+        is_open = start <= clock < end if start < end else (clock >= start or clock < end)
+        if is_open or start == end:
+            return now
+        opening = local.replace(hour=start.hour, minute=start.minute, second=0, microsecond=0)
+        if opening <= local:
+            opening += timedelta(days=1)
+        return opening

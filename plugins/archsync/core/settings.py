@@ -1,0 +1,121 @@
+"""Settings as dataclass fields that explain themselves: one table feeds the CLI, the YAML checker and the docs.
+
+A field made by :func:`setting` carries its meaning, unit, example and check in its metadata; :func:`parse_settings`
+turns untyped values (YAML, command line) into typed ones and names every bad one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any, get_type_hints
+
+from archsync.errors import ConfigurationError
+
+Check = Callable[[Any], str | None]
+
+
+def setting(meaning: str, *, default: Any = dataclasses.MISSING, unit: str = "", example: str = "", check: Check | None = None) -> Any:
+    """Declare a dataclass field with its meaning, unit, example and an optional check (returns what is wrong)."""
+    metadata = {"meaning": meaning, "unit": unit, "example": example, "check": check}
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def between(low: float, high: float) -> Check:
+    """Check that a number lies in ``low``..``high``."""
+    return lambda value: None if low <= value <= high else f"must be from {low:g} to {high:g}"
+
+
+def setting_fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of ``cls`` made by :func:`setting`, by name, in order."""
+    return {f.name: f for f in dataclasses.fields(cls) if "meaning" in f.metadata}
+
+
+def parse_value(cls: type, name: str, value: Any) -> Any:
+    """Turn one untyped value into the type of field ``name`` of ``cls`` and check it.
+
+    Raises:
+        ConfigurationError: unknown name, wrong type or value; the message says which and why.
+    """
+    fields = setting_fields(cls)
+    if name not in fields:
+        close = _closest(name, fields)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise ConfigurationError(f"unknown setting {name!r}{hint}", code="unknown-setting")
+    wanted = get_type_hints(cls)[name]
+    try:
+        typed = _convert(wanted, value)
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(f"{name}: {exc}", code="bad-setting") from exc
+    problem = (check := fields[name].metadata["check"]) and typed is not None and check(typed)
+    if problem:
+        raise ConfigurationError(f"{name}: {problem} (got {value!r})", code="bad-setting")
+    return typed
+
+
+def parse_settings(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse several values with :func:`parse_value`; all problems are reported in one error."""
+    typed: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in values.items():
+        try:
+            typed[name] = parse_value(cls, name, value)
+        except ConfigurationError as exc:
+            problems.append(exc.message)
+    if problems:
+        raise ConfigurationError("; ".join(problems), code="bad-setting")
+    return typed
+
+
+def _closest(name: str, known: Mapping[str, Any]) -> str | None:
+    import difflib
+
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return matches[0] if matches else None
+
+
+def _convert(wanted: Any, value: Any) -> Any:
+    """Convert ``value`` to the (simple) annotation ``wanted``: str, int, float, bool, enum, tuple of str, optional."""
+    args = getattr(wanted, "__args__", ())
+    if type(None) in args:
+        if value is None or value == "":
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value)
+    if getattr(wanted, "__origin__", None) is tuple:
+        items = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+        return tuple(_convert(str, item) for item in items if item != "")
+    if isinstance(wanted, type) and issubclass(wanted, Enum):
+        return _convert_enum(wanted, value)
+    if wanted is bool:
+        return _convert_bool(value)
+    if wanted in (int, float):
+        if isinstance(value, bool):
+            raise ValueError(f"must be a number (got {value!r})")
+        try:
+            return wanted(value)
+        except (TypeError, ValueError):
+            kind = "a whole number" if wanted is int else "a number"
+            raise ValueError(f"must be {kind} (got {value!r})") from None
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        raise ValueError(f"must be text (got {value!r})")
+    return str(value).strip()
+
+
+def _convert_enum(wanted: type[Enum], value: Any) -> Enum:
+    for member in wanted:
+        if value is member or str(value).casefold() in (str(member.value).casefold(), member.name.casefold()):
+            return member
+    raise ValueError(f"must be one of {', '.join(str(m.value) for m in wanted)} (got {value!r})")
+
+
+def _convert_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    answer = known.get(str(value).casefold())
+    if answer is None:
+        raise ValueError(f"must be true or false (got {value!r})")
+    return answer
