@@ -192,13 +192,17 @@ class EmbeddedPostgres:
         return self._binaries
 
     def _copy_binaries(self, source: Path) -> Path:
-        copy = self.data_dir / f"postgresql-{self.version}"
+        package = source.parent.parent
+        copy = self.data_dir / "programs"
         if not copy.exists():
-            unfinished = copy.with_name(copy.name + ".unfinished")
+            unfinished = self.data_dir / "programs.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            shutil.copytree(source.parent, unfinished, symlinks=True, ignore=shutil.ignore_patterns("include"))
+            # The programs look for their libraries beside the package: the copy keeps the wheel's layout.
+            for folder in (source.parent, package.with_name(package.name + ".libs")):
+                target = unfinished / folder.relative_to(package.parent)
+                shutil.copytree(folder, target, symlinks=True, ignore=shutil.ignore_patterns("include"))
             unfinished.rename(copy)
-        return copy / source.name
+        return copy / source.relative_to(package.parent)
 
     def _init_cluster(self) -> None:
         unfinished = self.data_dir / "cluster.unfinished"
