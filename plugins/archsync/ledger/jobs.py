@@ -1,0 +1,376 @@
+"""Jobs in the ledger: SQL in, :class:`~archsync.core.job.Job` out. Status changes obey ``core.job.TRANSITIONS``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from archsync.core.job import TRANSITIONS, Job, JobStatus, JobType, WaitReason
+from archsync.core.planning import KnownJob, Work
+from archsync.core.study import Priority, Study
+from archsync.core.transfer import StoreOutcome
+from archsync.core.waiting import LOW_WATER_PER_SLOT
+from archsync.errors import InvalidInput
+from archsync.ledger.database import Ledger, Row
+from archsync.ledger.queries import load
+
+SQL = load("jobs")
+
+#: An attempt that does not renew its lease for this long counts as dead, in seconds.
+LEASE_S = 60
+#: A job handed to Airflow for which no run began after this long was lost on the way, in seconds.
+LOST_AFTER_S = 60
+#: How long a job may be overdue in Airflow's hands before the sweeper asks Airflow about it, in seconds.
+GRACE_S = 90
+
+
+@dataclass(frozen=True, slots=True)
+class ListedJob:
+    """A job with the earlier one that holds it back, if any."""
+
+    job: Job
+    blocked_by: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a job, as Airflow ran it."""
+
+    attempt_id: int
+    job_id: int
+    dag_id: str
+    run_id: str
+    try_number: int
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+    reason_code: str | None
+    reason: str | None
+    counted: bool
+    instances_done: int
+    bytes_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFailure:
+    """An instance that a job could not send, and why."""
+
+    sop_instance_uid: str
+    store_status: int | None
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs to list; empty fields match all. ``before_job_id`` is the keyset of the next page."""
+
+    job_types: Sequence[JobType] = ()
+    statuses: Sequence[JobStatus] = ()
+    destinations: Sequence[str] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    study_instance_uid: str | None = None
+    before_job_id: int | None = None
+    limit: int = 100
+
+
+_JOB_COLUMNS = [f.name for f in fields(Job)]
+
+
+def _job(row: Row) -> Job:
+    values = {name: row[name] for name in _JOB_COLUMNS}
+    values["job_type"] = JobType(row["job_type"])
+    values["status"] = JobStatus(row["status"])
+    values["priority"] = Priority(row["priority"])
+    values["wait_reason"] = WaitReason(row["wait_reason"]) if row["wait_reason"] else None
+    return Job(**values)
+
+
+def get(ledger: Ledger, job_id: int, *, lock: bool = False) -> Job:
+    """Read one job, locked until the transaction ends if asked.
+
+    Raises:
+        InvalidInput: there is no such job.
+    """
+    row = ledger.fetch_one(SQL["lock" if lock else "get"], {"job_id": job_id})
+    if row is None:
+        raise InvalidInput(f"there is no job {job_id}", code="unknown-job", next_step="`archsync jobs list` shows the jobs.")
+    return _job(row)
+
+
+def insert_queued(
+    ledger: Ledger, job_type: JobType, destination_id: int, study: Study, work: Work, *, made_by: str
+) -> int | None:
+    """Make a waiting job; None when another one is queued for this study and destination already."""
+    row = ledger.fetch_one(
+        SQL["insert_queued"],
+        {
+            "job_type": job_type.value,
+            "destination_id": destination_id,
+            "patient_key": study.patient.patient_key,
+            "study_key": study.study_key,
+            "study_instance_uid": study.study_instance_uid,
+            "facility_id": study.facility.facility_id,
+            "decided_by": made_by,
+            **_work(work),
+        },
+    )
+    return row["job_id"] if row else None
+
+
+def refresh_queued(ledger: Ledger, job_id: int, work: Work) -> None:
+    """Bring a queued job up to date with what its study needs now."""
+    ledger.execute(SQL["refresh_queued"], {"job_id": job_id, **_work(work)})
+
+
+def _work(work: Work) -> dict[str, Any]:
+    return {
+        "priority": int(work.priority),
+        "content_digest": work.content_digest,
+        "wait_reason": work.wait_reason.value if work.wait_reason else None,
+        "not_before": work.not_before,
+        "instances_total": len(work.instances),
+        "bytes_total": work.bytes_total,
+    }
+
+
+def supersede_failed(ledger: Ledger, job_ids: Sequence[int], *, by: int) -> None:
+    """Close failed jobs whose intent another job takes over."""
+    ledger.execute(SQL["supersede_failed"], {"job_ids": list(job_ids), "by": by})
+
+
+def close_idle(ledger: Ledger, job_ids: Sequence[int], *, reason: str) -> None:
+    """Close open jobs, none of them running, for which nothing is left to do."""
+    ledger.execute(SQL["close_idle"], {"job_ids": list(job_ids), "reason": reason})
+
+
+def claim_due(ledger: Ledger, destination_id: int, limit: int) -> list[tuple[int, JobType]]:
+    """Mark up to ``limit`` due jobs as ready and return them: STAT first, then oldest, never past their lane."""
+    rows = ledger.fetch_all(SQL["claim_due"], {"destination_id": destination_id, "limit": limit})
+    return [(row["job_id"], JobType(row["job_type"])) for row in rows]
+
+
+def destinations_with_due(ledger: Ledger) -> dict[int, int]:
+    """Destinations that have due jobs → how many of their jobs are in Airflow's hands."""
+    return {row["destination_id"]: row["handed_out"] for row in ledger.fetch_all(SQL["destinations_with_due"])}
+
+
+def work_is_waiting_query() -> tuple[str, dict[str, int]]:
+    """The cheap question the wake-up trigger asks: would the dispatcher find something to do?"""
+    return SQL["work_is_waiting"], {"low_water": LOW_WATER_PER_SLOT, "lost_after_s": LOST_AFTER_S}
+
+
+def blocker(ledger: Ledger, job_id: int) -> int | None:
+    """The earlier undone job that holds this one back in its lane."""
+    row = ledger.fetch_one(SQL["blocker"], {"job_id": job_id})
+    return row["job_id"] if row else None
+
+
+def begin_attempt(ledger: Ledger, job_id: int, *, dag_id: str, run_id: str, try_number: int) -> int:
+    """Make the job run under a new attempt with a fresh lease; attempts that never ended are closed as lost."""
+    ledger.execute(SQL["close_lost_attempts"], {"job_id": job_id})
+    ledger.execute(SQL["clear_failures"], {"job_id": job_id})
+    run = {"job_id": job_id, "dag_id": dag_id, "run_id": run_id, "try_number": try_number}
+    row = ledger.fetch_one(SQL["insert_attempt"], run)
+    assert row is not None, "insert … returning gives a row"
+    ledger.execute(SQL["set_running"], {**run, "attempt_id": row["attempt_id"], "lease_s": LEASE_S})
+    return int(row["attempt_id"])
+
+
+def renew_lease(ledger: Ledger, job_id: int, attempt_id: int) -> bool:
+    """Say that the attempt is alive; False when another attempt took over, or an operator ended the job."""
+    return ledger.execute(SQL["renew_lease"], {"job_id": job_id, "attempt_id": attempt_id, "lease_s": LEASE_S}) == 1
+
+
+def set_scope(ledger: Ledger, job_id: int, attempt_id: int, *, content_digest: str, totals: tuple[int, int], done: tuple[int, int]) -> None:
+    """Record what the attempt found: (instances, bytes) in all, and (instances, bytes) that are there already."""
+    ledger.execute(
+        SQL["set_scope"],
+        {
+            "job_id": job_id,
+            "attempt_id": attempt_id,
+            "content_digest": content_digest,
+            "instances_total": totals[0],
+            "bytes_total": totals[1],
+            "instances_done": done[0],
+            "bytes_done": done[1],
+        },
+    )
+
+
+def add_progress(ledger: Ledger, job_id: int, attempt_id: int, *, instances: int, size_bytes: int, failed: int) -> None:
+    """Count what was acknowledged or refused since the last report, and renew the lease."""
+    ledger.execute(
+        SQL["add_progress"],
+        {
+            "job_id": job_id,
+            "attempt_id": attempt_id,
+            "instances": instances,
+            "bytes": size_bytes,
+            "failed": failed,
+            "lease_s": LEASE_S,
+        },
+    )
+
+
+def record_failures(ledger: Ledger, job_id: int, outcomes: Iterable[StoreOutcome]) -> None:
+    """Name the instances that could not be sent."""
+    ledger.execute_many(
+        SQL["record_failure"],
+        [
+            {
+                "job_id": job_id,
+                "instance_key": outcome.instance.instance_key,
+                "sop_instance_uid": outcome.instance.sop_instance_uid,
+                "store_status": outcome.status,
+                "code": outcome.code,
+                "message": outcome.message,
+            }
+            for outcome in outcomes
+        ],
+    )
+
+
+def finish_attempt(
+    ledger: Ledger,
+    attempt_id: int,
+    *,
+    outcome: JobStatus,
+    reason_code: str | None = None,
+    reason: str | None = None,
+    counted: bool = False,
+    instances: int = 0,
+    size_bytes: int = 0,
+) -> None:
+    """Record how an attempt ended."""
+    ledger.execute(
+        SQL["finish_attempt"],
+        {
+            "attempt_id": attempt_id,
+            "outcome": outcome.value,
+            "reason_code": reason_code,
+            "reason": reason,
+            "counted": counted,
+            "instances": instances,
+            "bytes": size_bytes,
+        },
+    )
+
+
+def move(
+    ledger: Ledger,
+    job_id: int,
+    status: JobStatus,
+    *,
+    attempt_id: int | None = None,
+    reason_code: str | None = None,
+    reason: str | None = None,
+    wait_reason: WaitReason | None = None,
+    not_before: datetime | None = None,
+    next_attempt_at: datetime | None = None,
+    counted: bool = False,
+    reset_attempts: bool = False,
+    decided_by: str | None = None,
+) -> bool:
+    """Change a job's status where the table of transitions allows it; False when it does not, or ``attempt_id`` is stale.
+
+    A job that goes back to waiting absorbs the follow-up that was queued behind it.
+    """
+    if status is JobStatus.WAITING:
+        ledger.execute(SQL["merge_later"], {"job_id": job_id})
+    allowed = [s.value for s in JobStatus if status in TRANSITIONS[s]]
+    moved = ledger.execute(
+        SQL["move"],
+        {
+            "job_id": job_id,
+            "status": status.value,
+            "allowed": allowed,
+            "attempt_id": attempt_id,
+            "reason_code": reason_code,
+            "reason": reason,
+            "wait_reason": wait_reason.value if wait_reason else None,
+            "not_before": not_before,
+            "next_attempt_at": next_attempt_at,
+            "counted": int(counted),
+            "reset_attempts": reset_attempts,
+            "decided_by": decided_by,
+        },
+    )
+    return moved == 1
+
+
+def listing(ledger: Ledger, wanted: JobFilter) -> list[ListedJob]:
+    """Jobs that match, newest first, each with what blocks it."""
+    rows = ledger.fetch_all(
+        SQL["listing"],
+        {
+            "job_types": [t.value for t in wanted.job_types] or None,
+            "statuses": [s.value for s in wanted.statuses] or None,
+            "destinations": list(wanted.destinations) or None,
+            "since": wanted.since,
+            "until": wanted.until,
+            "study_instance_uid": wanted.study_instance_uid,
+            "before_job_id": wanted.before_job_id,
+            "limit": wanted.limit,
+        },
+    )
+    return [ListedJob(_job(row), row["blocked_by"]) for row in rows]
+
+
+def attempts(ledger: Ledger, job_id: int) -> list[Attempt]:
+    """A job's attempts, oldest first."""
+    return [Attempt(**row) for row in ledger.fetch_all(SQL["attempts"], {"job_id": job_id})]
+
+
+def failures(ledger: Ledger, job_id: int, *, limit: int = 100) -> list[InstanceFailure]:
+    """The instances that a job could not send."""
+    rows = ledger.fetch_all(SQL["failures"], {"job_id": job_id, "limit": limit})
+    return [InstanceFailure(r["sop_instance_uid"], r["store_status"], r["code"], r["message"]) for r in rows]
+
+
+def known_jobs(ledger: Ledger, destination_id: int, study_keys: Sequence[str]) -> dict[str, list[KnownJob]]:
+    """What planning has to know of earlier jobs, per study."""
+    found: dict[str, list[KnownJob]] = {}
+    for row in ledger.fetch_all(SQL["known_jobs"], {"destination_id": destination_id, "study_keys": list(study_keys)}):
+        found.setdefault(row["study_key"], []).append(
+            KnownJob(
+                job_id=row["job_id"],
+                job_type=JobType(row["job_type"]),
+                status=JobStatus(row["status"]),
+                content_digest=row["content_digest"],
+                priority=Priority(row["priority"]),
+                wait_reason=WaitReason(row["wait_reason"]) if row["wait_reason"] else None,
+                created_at=row["created_at"],
+            )
+        )
+    return found
+
+
+def heal_misconfigured(ledger: Ledger, destination_id: int, codes: Sequence[str]) -> int:
+    """A destination answers again: put back the jobs that failed because it refused us as such."""
+    return len(ledger.fetch_all(SQL["heal_misconfigured"], {"destination_id": destination_id, "codes": list(codes)}))
+
+
+def record_run_seen(ledger: Ledger, job_id: int, *, dag_id: str, run_id: str) -> None:
+    """Airflow began a run for a job it was handed."""
+    ledger.execute(SQL["seen_run"], {"job_id": job_id, "dag_id": dag_id, "run_id": run_id})
+
+
+def requeue_unseen(ledger: Ledger) -> int:
+    """Put back jobs that were handed to Airflow and never got a run; returns how many."""
+    return len(ledger.fetch_all(SQL["unseen_ready"], {"lost_after_s": LOST_AFTER_S}))
+
+
+def overdue_in_hand(ledger: Ledger) -> list[Job]:
+    """Jobs in Airflow's hands whose lease or next attempt is overdue: ask Airflow what became of them."""
+    return [_job(row) for row in ledger.fetch_all(SQL["overdue_in_hand"], {"grace_s": GRACE_S})]
+
+
+def counts(ledger: Ledger) -> list[tuple[str, JobType, JobStatus, int]]:
+    """Jobs per destination, type and status."""
+    return [
+        (r["destination"], JobType(r["job_type"]), JobStatus(r["status"]), r["jobs"]) for r in ledger.fetch_all(SQL["counts"])
+    ]

@@ -1,0 +1,72 @@
+"""The planner's state: up to where the platform was read, and which studies to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from archsync.errors import ArchsyncError
+from archsync.ledger.database import Ledger
+from archsync.ledger.queries import load
+
+SQL = load("planning")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyProblem:
+    """A study that can't be planned, and why."""
+
+    study_key: str
+    code: str
+    message: str
+    at: datetime
+
+
+def watermark(ledger: Ledger) -> str | None:
+    """Up to where the platform was read; None: not at all."""
+    row = ledger.fetch_one(SQL["watermark"])
+    return row["watermark"] if row else None
+
+
+def advance(ledger: Ledger, new_watermark: str, study_keys: Sequence[str]) -> None:
+    """Queue the studies that changed and move the watermark past them, both or neither."""
+    with ledger.transaction():
+        if study_keys:
+            ledger.execute(SQL["queue_studies"], {"study_keys": list(study_keys)})
+        ledger.execute(SQL["set_watermark"], {"watermark": new_watermark})
+
+
+def reset_watermark(ledger: Ledger) -> None:
+    """Have the whole platform read again."""
+    ledger.execute(SQL["reset_watermark"])
+
+
+def queue(ledger: Ledger, study_keys: Sequence[str]) -> None:
+    """Have studies looked at again."""
+    ledger.execute(SQL["queue_studies"], {"study_keys": list(study_keys)})
+
+
+def queue_later(ledger: Ledger, study_key: str, not_before: datetime) -> None:
+    """Have a study looked at again at a given moment."""
+    ledger.execute(SQL["queue_study_later"], {"study_key": study_key, "not_before": not_before})
+
+
+def take(ledger: Ledger, limit: int) -> list[str]:
+    """Take studies to plan; call inside the transaction that writes their jobs."""
+    return [row["study_key"] for row in ledger.fetch_all(SQL["take_queued"], {"limit": limit})]
+
+
+def record_problem(ledger: Ledger, study_key: str, error: ArchsyncError) -> None:
+    """Show a study that can't be planned, with its reason."""
+    ledger.execute(SQL["record_problem"], {"study_key": study_key, "code": error.code, "message": error.message})
+
+
+def clear_problems(ledger: Ledger, study_keys: Sequence[str]) -> None:
+    """These studies could be read."""
+    ledger.execute(SQL["clear_problems"], {"study_keys": list(study_keys)})
+
+
+def problems(ledger: Ledger, *, limit: int = 100) -> list[StudyProblem]:
+    """Studies that can't be planned, newest first."""
+    return [StudyProblem(**row) for row in ledger.fetch_all(SQL["problems"], {"limit": limit})]

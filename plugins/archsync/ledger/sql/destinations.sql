@@ -1,0 +1,51 @@
+-- name: all
+-- Every destination, by name, with the queue of its gateway.
+select d.*, g.queue from destination d left join gateway g on g.name = d.gateway order by d.name;
+
+-- name: get
+-- One destination by name.
+select d.* from destination d where d.name = %(name)s;
+
+-- name: get_by_id
+-- One destination by id.
+select d.* from destination d where d.destination_id = %(destination_id)s;
+
+-- name: add_holdings
+-- Make the partitions for what a new destination holds.
+select add_holdings(%(destination_id)s);
+
+-- name: add_health
+-- A new destination counts as healthy.
+insert into destination_health (destination_id) values (%(destination_id)s);
+
+-- name: health
+-- The circuit breakers of all destinations.
+select * from destination_health;
+
+-- name: health_of
+-- The circuit breaker of one destination, locked until the transaction ends.
+select * from destination_health where destination_id = %(destination_id)s for update;
+
+-- name: set_health
+-- Set the circuit breaker of a destination.
+update destination_health set failures = %(failures)s, down_since = %(down_since)s, probe_at = %(probe_at)s,
+    reason_code = %(reason_code)s, reason = %(reason)s, updated_at = now()
+where destination_id = %(destination_id)s;
+
+-- name: set_suspended
+-- Whether the destination's DAG was seen paused in Airflow.
+update destination_health set is_suspended = %(is_suspended)s, updated_at = now()
+where destination_id = %(destination_id)s and is_suspended <> %(is_suspended)s;
+
+-- name: gateways
+-- Every gateway, by name.
+select * from gateway order by name;
+
+-- name: insert_gateway
+-- Make a gateway.
+insert into gateway (name, facility_group, queue) values (%(name)s, %(facility_group)s, %(queue)s)
+on conflict (name) do nothing returning gateway_id;
+
+-- name: audit
+-- Record who did what.
+insert into audit_event (actor, action, subject, detail) values (%(actor)s, %(action)s, %(subject)s, %(detail)s);

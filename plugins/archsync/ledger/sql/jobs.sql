@@ -1,0 +1,236 @@
+-- name: insert_queued
+-- Make a waiting job for a study at a destination; returns nothing when another planner just did.
+insert into job (job_type, destination_id, priority, patient_key, study_key, study_instance_uid, facility_id,
+                 content_digest, wait_reason, not_before, instances_total, bytes_total, decided_by)
+values (%(job_type)s, %(destination_id)s, %(priority)s, %(patient_key)s, %(study_key)s, %(study_instance_uid)s,
+        %(facility_id)s, %(content_digest)s, %(wait_reason)s, %(not_before)s, %(instances_total)s, %(bytes_total)s,
+        %(decided_by)s)
+on conflict (destination_id, study_key) where status in ('waiting', 'ready') and job_type in ('archive', 'dicom')
+do nothing
+returning job_id;
+
+-- name: refresh_queued
+-- The study moved on while its job was queued: new content, priority and earliest start.
+update job set content_digest = %(content_digest)s, priority = %(priority)s, instances_total = %(instances_total)s,
+               bytes_total = %(bytes_total)s, not_before = %(not_before)s, wait_reason = %(wait_reason)s,
+               updated_at = now()
+where job_id = %(job_id)s and status in ('waiting', 'ready');
+
+-- name: supersede_failed
+-- A newer job takes over the intent of failed ones.
+update job set status = 'cancelled', superseded_by = %(by)s, decided_by = 'archsync', finished_at = now(),
+               updated_at = now(), lease_until = null
+where job_id = any(%(job_ids)s) and status = 'failed';
+
+-- name: close_idle
+-- Open jobs for which nothing is left to do; a running one finds that out by itself.
+update job set status = 'cancelled', decided_by = 'archsync', reason_code = 'nothing-to-do', reason = %(reason)s,
+               finished_at = now(), updated_at = now(), lease_until = null
+where job_id = any(%(job_ids)s) and status in ('waiting', 'ready', 'failed');
+
+-- name: merge_later
+-- A job goes back to the queue: the follow-up queued behind it is merged into it.
+update job set status = 'cancelled', superseded_by = %(job_id)s, decided_by = 'archsync', finished_at = now(),
+               updated_at = now()
+where (destination_id, study_key) = (select destination_id, study_key from job where job_id = %(job_id)s)
+  and status in ('waiting', 'ready') and job_id <> %(job_id)s and job_type in ('archive', 'dicom');
+
+-- name: claim_due
+-- Take up to %(limit)s due jobs of a destination to hand to Airflow: most urgent first, then oldest, never one whose lane
+-- (destination and patient) holds an earlier undone job on the same study, nor across an ADT (core.waiting.blocks).
+with due as (
+    select j.job_id
+    from job j
+    where j.destination_id = %(destination_id)s and j.status = 'waiting' and j.not_before <= now()
+      and not exists (
+          select from job e
+          where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
+            and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+            and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))
+    order by j.priority, j.job_id
+    limit %(limit)s
+    for update skip locked)
+update job set status = 'ready', wait_reason = null, dispatched_at = now(), updated_at = now(), dag_id = null,
+               run_id = null, try_number = null
+from due where job.job_id = due.job_id
+returning job.job_id, job.job_type;
+
+-- name: destinations_with_due
+-- Destinations that have due jobs, with the number handed out already.
+select d.destination_id, (select count(*) from job h where h.destination_id = d.destination_id
+                          and h.status in ('ready', 'running')) as handed_out
+from destination d
+where exists (select from job j where j.destination_id = d.destination_id and j.status = 'waiting'
+              and j.not_before <= now());
+
+-- name: work_is_waiting
+-- Tell whether the dispatcher would find something to do: studies to plan, due jobs where slots are free, lost runs.
+select exists (select from study_queue where not_before <= now())
+    or exists (
+        select from destination d join destination_health h using (destination_id)
+        where d.enabled and (h.down_since is null or h.probe_at <= now())
+          and (select count(*) from job i where i.destination_id = d.destination_id and i.status in ('ready', 'running'))
+              < case when h.down_since is null then d.concurrency * %(low_water)s else 1 end
+          and exists (
+              select from job j
+              where j.destination_id = d.destination_id and j.status = 'waiting' and j.not_before <= now()
+                and not exists (
+                    select from job e
+                    where e.destination_id = j.destination_id and e.patient_key = j.patient_key
+                      and e.job_id < j.job_id and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+                      and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))))
+    or exists (select from job where status = 'ready' and run_id is null
+               and dispatched_at < now() - make_interval(secs => %(lost_after_s)s)) as waiting;
+
+-- name: get
+-- One job with its destination's name.
+select j.*, d.name as destination from job j join destination d using (destination_id) where j.job_id = %(job_id)s;
+
+-- name: lock
+-- One job with its destination's name, locked until the transaction ends.
+select j.*, d.name as destination from job j join destination d using (destination_id)
+where j.job_id = %(job_id)s for update of j;
+
+-- name: blocker
+-- The earliest undone job that holds back this one in its lane (core.waiting.blocks).
+select e.job_id from job j join job e on e.destination_id = j.destination_id and e.patient_key = j.patient_key
+    and e.job_id < j.job_id and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+    and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt')
+where j.job_id = %(job_id)s
+order by e.job_id limit 1;
+
+-- name: insert_attempt
+-- Begin an attempt: what Airflow runs, and which try.
+insert into job_attempt (job_id, dag_id, run_id, try_number) values (%(job_id)s, %(dag_id)s, %(run_id)s, %(try_number)s)
+returning attempt_id;
+
+-- name: close_lost_attempts
+-- Attempts that never reported an end: another one takes over.
+update job_attempt set finished_at = now(), outcome = 'lost', reason_code = coalesce(reason_code, 'attempt-lost'),
+                       reason = coalesce(reason, 'The process ended without a word.')
+where job_id = %(job_id)s and finished_at is null;
+
+-- name: set_running
+-- A job runs: the attempt holds a lease that it renews.
+update job set status = 'running', attempt_id = %(attempt_id)s, dag_id = %(dag_id)s, run_id = %(run_id)s,
+               try_number = %(try_number)s, started_at = coalesce(started_at, now()),
+               first_attempt_at = coalesce(first_attempt_at, now()), lease_until = now() + make_interval(secs => %(lease_s)s),
+               wait_reason = null, next_attempt_at = null, finished_at = null, superseded_by = null, updated_at = now()
+where job_id = %(job_id)s;
+
+-- name: renew_lease
+-- The attempt is alive; tells nothing when another attempt took over.
+update job set lease_until = now() + make_interval(secs => %(lease_s)s)
+where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running';
+
+-- name: set_scope
+-- What the running attempt found to do, after comparing again.
+update job set content_digest = %(content_digest)s, instances_total = %(instances_total)s, bytes_total = %(bytes_total)s,
+               instances_done = %(instances_done)s, bytes_done = %(bytes_done)s, instances_failed = 0, updated_at = now()
+where job_id = %(job_id)s and attempt_id = %(attempt_id)s;
+
+-- name: add_progress
+-- Instances and bytes acknowledged since the last report.
+update job set instances_done = instances_done + %(instances)s, bytes_done = bytes_done + %(bytes)s,
+               instances_failed = instances_failed + %(failed)s, updated_at = now(),
+               lease_until = now() + make_interval(secs => %(lease_s)s)
+where job_id = %(job_id)s and attempt_id = %(attempt_id)s;
+
+-- name: finish_attempt
+-- How an attempt ended.
+update job_attempt set finished_at = now(), outcome = %(outcome)s, reason_code = %(reason_code)s, reason = %(reason)s,
+                       counted = %(counted)s, instances_done = %(instances)s, bytes_done = %(bytes)s
+where attempt_id = %(attempt_id)s and finished_at is null;
+
+-- name: move
+-- Change a job's status from one of the allowed ones; touches no row when it is in another, or (with an attempt given)
+-- when another attempt took over.
+update job set status = %(status)s, reason_code = %(reason_code)s, reason = %(reason)s, wait_reason = %(wait_reason)s,
+               not_before = coalesce(%(not_before)s, not_before), next_attempt_at = %(next_attempt_at)s,
+               attempts = case when %(reset_attempts)s then 0 else attempts + %(counted)s end,
+               first_attempt_at = case when %(reset_attempts)s then null else first_attempt_at end,
+               finished_at = case when %(status)s in ('succeeded', 'failed', 'suppressed', 'cancelled') then now() end,
+               decided_by = coalesce(%(decided_by)s, decided_by), lease_until = null, updated_at = now()
+where job_id = %(job_id)s and status = any(%(allowed)s)
+  and (%(attempt_id)s::bigint is null or attempt_id = %(attempt_id)s);
+
+-- name: clear_failures
+-- Forget the instance failures of earlier attempts.
+delete from job_failure where job_id = %(job_id)s;
+
+-- name: record_failure
+-- Name an instance that could not be sent, and why.
+insert into job_failure (job_id, instance_key, sop_instance_uid, store_status, code, message)
+values (%(job_id)s, %(instance_key)s, %(sop_instance_uid)s, %(store_status)s, %(code)s, %(message)s)
+on conflict (job_id, instance_key) do update
+set store_status = excluded.store_status, code = excluded.code, message = excluded.message, at = now();
+
+-- name: failures
+-- The instances a job could not send, by SOP Instance UID.
+select * from job_failure where job_id = %(job_id)s order by sop_instance_uid limit %(limit)s;
+
+-- name: attempts
+-- A job's attempts, oldest first.
+select * from job_attempt where job_id = %(job_id)s order by attempt_id;
+
+-- name: listing
+-- Jobs, newest first, by any of type, status, destination, creation date, study UID; with what blocks each waiting one.
+select j.*, d.name as destination,
+       case when j.status = 'waiting' then (
+           select min(e.job_id) from job e
+           where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
+             and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+             and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt')) end as blocked_by
+from job j join destination d using (destination_id)
+where (%(job_types)s::text[] is null or j.job_type = any(%(job_types)s))
+  and (%(statuses)s::text[] is null or j.status = any(%(statuses)s))
+  and (%(destinations)s::text[] is null or d.name = any(%(destinations)s))
+  and (%(since)s::timestamptz is null or j.created_at >= %(since)s)
+  and (%(until)s::timestamptz is null or j.created_at < %(until)s)
+  and (%(study_instance_uid)s::text is null or j.study_instance_uid = %(study_instance_uid)s)
+  and (%(before_job_id)s::bigint is null or j.job_id < %(before_job_id)s)
+order by j.job_id desc
+limit %(limit)s;
+
+-- name: counts
+-- Jobs per destination and status.
+select d.name as destination, j.job_type, j.status, count(*) as jobs from job j join destination d using (destination_id)
+group by d.name, j.job_type, j.status order by d.name, j.job_type, j.status;
+
+-- name: known_jobs
+-- For planning: the undone store jobs of studies at a destination and, where it is the latest, the one an administrator
+-- cancelled.
+select job_id, study_key, job_type, status, content_digest, priority, wait_reason, created_at
+from job j
+where destination_id = %(destination_id)s and study_key = any(%(study_keys)s) and job_type in ('archive', 'dicom')
+  and (status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+       or (status = 'cancelled' and superseded_by is null and decided_by <> 'archsync'
+           and not exists (select from job l where l.destination_id = j.destination_id and l.study_key = j.study_key
+                           and l.job_type in ('archive', 'dicom') and l.job_id > j.job_id)))
+order by job_id;
+
+-- name: heal_misconfigured
+-- A destination answers again: put back what failed because it refused us as such.
+update job set status = 'waiting', wait_reason = null, not_before = now(), finished_at = null, updated_at = now()
+where destination_id = %(destination_id)s and status = 'failed' and reason_code = any(%(codes)s)
+  and not exists (select from job q where q.destination_id = job.destination_id and q.study_key = job.study_key
+                  and q.status in ('waiting', 'ready'))
+returning job_id;
+
+-- name: seen_run
+-- Airflow runs a job it was handed.
+update job set dag_id = %(dag_id)s, run_id = %(run_id)s
+where job_id = %(job_id)s and status = 'ready' and run_id is null;
+
+-- name: unseen_ready
+-- Jobs handed to Airflow for which no run ever began: their keys were lost.
+update job set status = 'waiting', wait_reason = 'queue', updated_at = now()
+where status = 'ready' and run_id is null and dispatched_at < now() - make_interval(secs => %(lost_after_s)s)
+returning job_id;
+
+-- name: overdue_in_hand
+-- Jobs in Airflow's hands that may be lost: the lease ran out, or the next attempt is long overdue.
+select j.*, d.name as destination from job j join destination d using (destination_id)
+where (j.status = 'running' and j.lease_until < now() - make_interval(secs => %(grace_s)s))
+   or (j.status = 'retrying' and coalesce(j.next_attempt_at, j.updated_at) < now() - make_interval(secs => %(grace_s)s))
+   or (j.status = 'ready' and j.run_id is not null and j.dispatched_at < now() - make_interval(secs => %(grace_s)s));

@@ -1,0 +1,41 @@
+-- name: watermark
+-- Up to where the platform was read.
+select watermark, read_at from platform_watermark;
+
+-- name: set_watermark
+-- Remember up to where the platform was read; written with the studies found, in one transaction.
+insert into platform_watermark (watermark) values (%(watermark)s)
+on conflict (only_one) do update set watermark = excluded.watermark, read_at = now();
+
+-- name: queue_studies
+-- Look at these studies (again).
+insert into study_queue (study_key) select unnest(%(study_keys)s::text[])
+on conflict (study_key) do update set not_before = least(study_queue.not_before, now());
+
+-- name: queue_study_later
+-- Look at a study again at a given moment; an earlier appointment stays.
+insert into study_queue (study_key, not_before) values (%(study_key)s, %(not_before)s)
+on conflict (study_key) do update set not_before = least(study_queue.not_before, excluded.not_before);
+
+-- name: take_queued
+-- Take some studies to plan; they leave the queue when the transaction commits.
+delete from study_queue where study_key in (
+    select study_key from study_queue where not_before <= now() order by queued_at limit %(limit)s for update skip locked)
+returning study_key;
+
+-- name: record_problem
+-- A study the platform describes in a way that can't be used.
+insert into study_problem (study_key, code, message) values (%(study_key)s, %(code)s, %(message)s)
+on conflict (study_key) do update set code = excluded.code, message = excluded.message, at = now();
+
+-- name: clear_problems
+-- These studies could be read.
+delete from study_problem where study_key = any(%(study_keys)s);
+
+-- name: problems
+-- Studies that can't be planned, newest first.
+select * from study_problem order by at desc limit %(limit)s;
+
+-- name: reset_watermark
+-- Read the whole platform again: a destination was added, or its trigger or scope changed.
+delete from platform_watermark;
