@@ -1,7 +1,7 @@
 """The platform contract: the four views archsync reads, column by column.
 
 One description for three readers: the SQL that fetches rows, the check of a site's mapping, and ``docs/platform.md``.
-The reader asks PostgreSQL for every value as text; :meth:`Column.parse` turns it into a typed one or says what is wrong.
+The reader asks PostgreSQL for every value as text; :meth:`Column.parse` makes it a typed one, or says what is wrong.
 """
 
 from __future__ import annotations
