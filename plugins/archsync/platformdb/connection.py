@@ -83,7 +83,7 @@ class Session:
 
     def _open(self) -> psycopg.Connection[Any]:
         if self._connection is None or self._connection.closed or self._connection.broken:
-            connection = self._connect()
+            connection = self._connect_now()
             if not isinstance(connection, psycopg.Connection):
                 raise ConfigurationError(
                     f"the platform connection is opened by {type(connection).__module__}, not by psycopg 3",
@@ -95,6 +95,15 @@ class Session:
             connection.prepare_threshold = None
             self._connection = connection
         return self._connection
+
+    def _connect_now(self) -> Any:
+        try:
+            return self._connect()
+        except psycopg.ProgrammingError as exc:
+            raise ConfigurationError(
+                f"the platform connection's settings are refused: {_first_line(exc)}",
+                next_step="Correct the connection archsync_platform.",
+            ) from exc
 
     def _raise_ours(self, exc: psycopg.Error) -> None:
         if isinstance(exc, psycopg.DataError):
