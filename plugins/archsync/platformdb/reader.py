@@ -75,7 +75,7 @@ class Platform:
         timeout_s: float = 120,
     ) -> None:
         self.schema = schema
-        self.revision = revision
+        self.revision = RevisionMode(revision)
         self.overlap = overlap
         self.session = Session(connect, timeout_s=timeout_s)
         self.queries = Queries(schema)
