@@ -1,0 +1,140 @@
+"""Tells whether a DICOM peer is there (:func:`echo`) and, if not usable, where it fails (:func:`diagnose`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydicom.uid import UID
+from pynetdicom.dimse_primitives import C_ECHO
+
+from archsync.core.contexts import FALLBACK_SYNTAXES, ProposedContext
+from archsync.core.transfer import Endpoint
+from archsync.errors import ArchsyncError, PeerRefused, PeerUnavailable
+from archsync.net.dicom.association import VERIFICATION, PeerAssociation, open_association
+from archsync.net.dicom.find import STUDY_ROOT_FIND
+from archsync.net.dicom.transport import connect, start_tls, where
+
+COMMON_SOP_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.2",  # CT Image
+    "1.2.840.10008.5.1.4.1.1.4",  # MR Image
+    "1.2.840.10008.5.1.4.1.1.1",  # Computed Radiography Image
+    "1.2.840.10008.5.1.4.1.1.1.1",  # Digital X-Ray Image, for presentation
+    "1.2.840.10008.5.1.4.1.1.6.1",  # Ultrasound Image
+    "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture Image
+    "1.2.840.10008.5.1.4.1.1.88.22",  # Enhanced SR
+    "1.2.840.10008.5.1.4.1.1.88.59",  # Key Object Selection
+    "1.2.840.10008.5.1.4.1.1.104.1",  # Encapsulated PDF
+)
+"""What most archives take; the storage step of :func:`diagnose` asks for these."""
+
+_VERIFICATION_CONTEXT = ProposedContext(VERIFICATION, FALLBACK_SYNTAXES)
+_FIND_CONTEXT = ProposedContext(STUDY_ROOT_FIND, FALLBACK_SYNTAXES)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeStep:
+    """One step of a diagnosis. ``code`` is empty when it succeeded, else that of the error."""
+
+    name: str
+    ok: bool
+    message: str
+    code: str = ""
+
+
+def echo(endpoint: Endpoint) -> None:
+    """Return when the peer accepts an association and answers a C-ECHO; nothing is stored.
+
+    A peer that accepts the association for storage but no C-ECHO counts as there.
+
+    Raises:
+        PeerUnavailable, DestinationMisconfigured, ConfigurationError: as ``store_instances`` does.
+        PeerRefused: ``echo-refused``.
+    """
+    storage = ProposedContext(COMMON_SOP_CLASSES[0], FALLBACK_SYNTAXES)
+    with open_association(endpoint, (_VERIFICATION_CONTEXT, storage)) as peer:
+        _echo(endpoint, peer)
+
+
+def _echo(endpoint: Endpoint, peer: PeerAssociation) -> bool:
+    """Do a C-ECHO; False when the peer offers none."""
+    contexts = [c for s in FALLBACK_SYNTAXES if (c := peer.context_id(VERIFICATION, s)) is not None]
+    if not contexts:
+        return False
+    request = C_ECHO()
+    request.AffectedSOPClassUID = VERIFICATION
+    peer.send(request, contexts[0])
+    response = peer.receive()
+    if response is None:
+        raise PeerUnavailable(
+            f"{where(endpoint)} accepted the association but did not answer C-ECHO ({peer.describe_loss()})",
+            reached_peer=True,
+            code="echo-no-answer",
+        )
+    if response.Status != 0:
+        raise PeerRefused(f"{where(endpoint)} refused C-ECHO (status {response.Status:04X})", code="echo-refused")
+    return True
+
+
+def diagnose(endpoint: Endpoint, *, sop_classes: Sequence[str] = COMMON_SOP_CLASSES) -> Iterator[ProbeStep]:
+    """Try the peer step by step: TCP, TLS, association, C-ECHO, storage contexts, C-FIND. Nothing is stored.
+
+    Ends after the first step without which the next can't succeed. The last two say what the archive offers; they
+    fail without ending the diagnosis.
+    """
+    try:
+        with connect(endpoint) as connection:
+            yield ProbeStep("tcp", True, f"{endpoint.host} port {endpoint.port} takes connections")
+            if endpoint.tls is not None:
+                step = "tls"
+                try:
+                    secured = start_tls(endpoint, connection)
+                except ArchsyncError as exc:
+                    yield _failed(step, exc)
+                    return
+                yield ProbeStep(step, True, f"{secured.version()} with both certificates accepted")
+                secured.close()
+    except ArchsyncError as exc:
+        yield _failed("tcp", exc)
+        return
+    storage = [ProposedContext(sop_class, FALLBACK_SYNTAXES) for sop_class in sop_classes]
+    step = "association"
+    try:
+        with open_association(endpoint, (_VERIFICATION_CONTEXT, _FIND_CONTEXT, *storage)) as peer:
+            yield ProbeStep(
+                step, True, f"{endpoint.called_ae_title!r} accepts {endpoint.calling_ae_title!r} as calling AE title"
+            )
+            step = "echo"
+            answered = _echo(endpoint, peer)
+            yield (
+                ProbeStep(step, True, "C-ECHO answered")
+                if answered
+                else ProbeStep(step, False, "the peer accepts no C-ECHO", "echo-not-supported")
+            )
+            yield _storage_step(peer, sop_classes)
+            if _is_accepted(peer, STUDY_ROOT_FIND):
+                yield ProbeStep("find", True, "C-FIND (Study Root) is accepted: stored instances can be verified")
+            else:
+                yield ProbeStep(
+                    "find",
+                    False,
+                    "C-FIND (Study Root) is not accepted: verification by c-find can't be used",
+                    "find-not-supported",
+                )
+    except ArchsyncError as exc:
+        yield _failed(step, exc)
+
+
+def _storage_step(peer: PeerAssociation, sop_classes: Sequence[str]) -> ProbeStep:
+    refused = [UID(sop_class).name for sop_class in sop_classes if not _is_accepted(peer, sop_class)]
+    if not refused:
+        return ProbeStep("storage", True, f"all {len(sop_classes)} common SOP classes are accepted")
+    return ProbeStep("storage", False, f"not accepted: {', '.join(refused)}", "sop-class-not-accepted")
+
+
+def _is_accepted(peer: PeerAssociation, sop_class_uid: str) -> bool:
+    return any(peer.context_id(sop_class_uid, syntax) is not None for syntax in FALLBACK_SYNTAXES)
+
+
+def _failed(name: str, exc: ArchsyncError) -> ProbeStep:
+    return ProbeStep(name, False, f"{exc.message}. {exc.next_step}", exc.code)

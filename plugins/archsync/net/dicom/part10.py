@@ -1,0 +1,280 @@
+"""Reads what a DICOM file says about itself, without loading its pixels, and proves that it is complete.
+
+The walk goes over every top-level element header to the end of the file, skipping values, so a file cut short in the
+middle of its pixel data is found before anything is sent. Layout: PS3.10 chapter 7 (file meta), PS3.5 chapter 7
+(elements), PS3.5 A.4 (encapsulated pixel data).
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+
+from archsync.errors import InvalidInput
+
+IMPLICIT_LITTLE = "1.2.840.10008.1.2"
+EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
+DEFLATED_LITTLE = "1.2.840.10008.1.2.1.99"
+EXPLICIT_BIG = "1.2.840.10008.1.2.2"
+
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+_SHORT_VRS = frozenset(
+    {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
+     b"ST", b"TM", b"UI", b"UL", b"US"}
+)  # fmt: skip
+_MAX_DEPTH = 50
+
+_META_SOP_INSTANCE, _META_SYNTAX = 0x00020003, 0x00020010
+_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+_WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What a file holds. ``data_set_offset`` is where the data set begins, after the file meta information."""
+
+    path: Path
+    size_bytes: int
+    modified_ns: int
+    data_set_offset: int
+    transfer_syntax_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    meta_sop_instance_uid: str | None
+
+    @property
+    def data_set_bytes(self) -> int:
+        """Length of the data set as stored."""
+        return self.size_bytes - self.data_set_offset
+
+    @property
+    def is_unchanged(self) -> bool:
+        """True while the file has the size and modification time it was read with."""
+        try:
+            now = self.path.stat()
+        except OSError:
+            return False
+        return (now.st_size, now.st_mtime_ns) == (self.size_bytes, self.modified_ns)
+
+
+class _Truncated(Exception):
+    """The file ends inside an element."""
+
+
+class _Malformed(Exception):
+    """The bytes are not elements as this reader knows them."""
+
+
+def read_facts(path: Path, *, sop_instance_uid: str) -> FileFacts:
+    """Read the facts of the file of instance ``sop_instance_uid`` (as the platform calls it, for the messages).
+
+    A file without preamble or meta information is read too, as pydicom does.
+
+    Raises:
+        InvalidInput: ``file-unreadable``, ``file-not-dicom`` or ``file-truncated``.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _read(path, stream)
+    except OSError as exc:
+        raise InvalidInput(
+            f"instance {sop_instance_uid}: its file can't be read ({exc.strerror})", code="file-unreadable"
+        ) from exc
+    except _Truncated as exc:
+        raise InvalidInput(f"instance {sop_instance_uid}: its file is cut short", code="file-truncated") from exc
+    except _Malformed as exc:
+        raise InvalidInput(
+            f"instance {sop_instance_uid}: its file is not a DICOM file that can be sent ({exc})",
+            code="file-not-dicom",
+        ) from exc
+
+
+def _read(path: Path, stream: BinaryIO) -> FileFacts:
+    status = path.stat()
+    size = status.st_size
+    start = _find_start(stream)
+    meta = _read_meta(stream, start, size)
+    offset = stream.tell()
+    syntax = meta.get(_META_SYNTAX) or _guess_syntax(stream, offset)
+    uids: dict[int, str] = {}
+    try:
+        if syntax == DEFLATED_LITTLE:
+            inflated = _inflate(stream.read())
+            _Walker(io.BytesIO(inflated), len(inflated), EXPLICIT_LITTLE, uids).walk()
+        else:
+            _Walker(stream, size, syntax, uids).walk()
+    except _Malformed:
+        uids = _read_with_pydicom(path)
+    missing = [name for tag, name in ((_SOP_CLASS, "SOP Class UID"), (_SOP_INSTANCE, "SOP Instance UID"))
+               if not uids.get(tag)]  # fmt: skip
+    if missing:
+        raise _Malformed(f"it has no {' and no '.join(missing)}")
+    return FileFacts(
+        path=path,
+        size_bytes=size,
+        modified_ns=status.st_mtime_ns,
+        data_set_offset=offset,
+        transfer_syntax_uid=syntax,
+        sop_class_uid=uids[_SOP_CLASS],
+        sop_instance_uid=uids[_SOP_INSTANCE],
+        study_instance_uid=uids.get(_STUDY, ""),
+        series_instance_uid=uids.get(_SERIES, ""),
+        meta_sop_instance_uid=meta.get(_META_SOP_INSTANCE),
+    )
+
+
+def _find_start(stream: BinaryIO) -> int:
+    """Offset of the first element: after preamble and prefix, or 0 for files that lack them."""
+    head = stream.read(132)
+    if not head:
+        raise _Malformed("it is empty")
+    if head[128:] == b"DICM":
+        return 132
+    if len(head) >= 8 and head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08"):
+        return 0
+    raise _Malformed("it has neither the DICM prefix nor a data set at its beginning")
+
+
+def _read_meta(stream: BinaryIO, start: int, size: int) -> dict[int, str]:
+    """Values of the file meta information (always explicit VR little endian); leaves the stream at the data set."""
+    values: dict[int, str] = {}
+    walker = _Walker(stream, size, EXPLICIT_LITTLE, values, wanted=frozenset({_META_SOP_INSTANCE, _META_SYNTAX}))
+    stream.seek(start)
+    while True:
+        position = stream.tell()
+        head = stream.read(2)
+        stream.seek(position)
+        if head != b"\x02\x00":
+            return values
+        walker.step()
+
+
+def _guess_syntax(stream: BinaryIO, offset: int) -> str:
+    """The uncompressed syntax that the first element of the data set is written in."""
+    head = stream.read(6)
+    stream.seek(offset)
+    if head[4:6] not in _LONG_VRS | _SHORT_VRS:
+        return IMPLICIT_LITTLE
+    return EXPLICIT_BIG if head[:2] == b"\x00\x08" else EXPLICIT_LITTLE
+
+
+def _inflate(deflated: bytes) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # a raw stream, PS3.5 A.5
+    try:
+        inflated = inflater.decompress(deflated)
+    except zlib.error as exc:
+        raise _Malformed("its deflated data set can't be inflated") from exc
+    if not inflater.eof:
+        raise _Truncated
+    return inflated
+
+
+def _read_with_pydicom(path: Path) -> dict[int, str]:
+    """UIDs by pydicom's tolerant reading, for files that break the standard in ways archives put up with."""
+    try:
+        data_set = dcmread(path, force=True, defer_size=4096, specific_tags=sorted(_WANTED))
+    except (InvalidDicomError, OSError, ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as exc:
+        raise _Malformed("its data set can't be decoded") from exc
+    return {tag: str(data_set[tag].value or "") for tag in _WANTED if tag in data_set}
+
+
+class _Walker:
+    """Steps over data elements; keeps the values of the wanted top-level ones."""
+
+    def __init__(
+        self, stream: BinaryIO, size: int, syntax: str, values: dict[int, str], *, wanted: frozenset[int] = _WANTED
+    ) -> None:
+        self._stream = stream
+        self._size = size
+        self._order = ">" if syntax == EXPLICIT_BIG else "<"
+        self._implicit = syntax == IMPLICIT_LITTLE
+        self._values = values
+        self._wanted = wanted
+        self._head = struct.Struct(self._order + "HH")
+        self._long = struct.Struct(self._order + "L")
+        self._short = struct.Struct(self._order + "H")
+
+    def walk(self) -> None:
+        """Step over all elements up to the end of the stream."""
+        while self._stream.tell() < self._size:
+            self.step()
+
+    def step(self) -> None:
+        """Step over one top-level element."""
+        tag, vr, length = self._read_header()
+        if tag in self._wanted and length <= 64 + 2:
+            self._values[tag] = self._read(length).decode("ascii", "replace").strip("\0 ")
+        else:
+            self._skip_value(tag, vr, length, self._implicit, 0)
+
+    def _read(self, count: int) -> bytes:
+        data = self._stream.read(count)
+        if len(data) < count:
+            raise _Truncated
+        return data
+
+    def _skip(self, count: int) -> None:
+        if self._stream.seek(count, io.SEEK_CUR) > self._size:
+            raise _Truncated
+
+    def _read_header(self, implicit: bool | None = None) -> tuple[int, bytes, int]:
+        head = self._read(8)
+        group, element = self._head.unpack_from(head)
+        tag = group << 16 | element
+        if group == 0xFFFE or (self._implicit if implicit is None else implicit):
+            return tag, b"", self._long.unpack_from(head, 4)[0]
+        vr = head[4:6]
+        if vr in _SHORT_VRS:
+            return tag, vr, self._short.unpack_from(head, 6)[0]
+        if vr in _LONG_VRS:
+            return tag, vr, self._long.unpack(self._read(4))[0]
+        raise _Malformed(f"element ({group:04X},{element:04X}) has no value representation")
+
+    def _skip_value(self, tag: int, vr: bytes, length: int, implicit: bool, depth: int) -> None:
+        if tag >> 16 == 0xFFFE:
+            raise _Malformed("an item stands outside a sequence")
+        if length != _UNDEFINED:
+            self._skip(length)
+        elif vr in (b"OB", b"OW") or tag == 0x7FE00010:
+            self._skip_fragments()
+        else:
+            # UN of undefined length is a sequence in implicit VR (PS3.5 6.2.2)
+            self._skip_items(implicit or vr == b"UN", depth)
+
+    def _skip_fragments(self) -> None:
+        while True:
+            tag, _, length = self._read_header()
+            if tag == _SEQUENCE_END:
+                return
+            if tag != _ITEM or length == _UNDEFINED:
+                raise _Malformed("its encapsulated pixel data are not a list of fragments")
+            self._skip(length)
+
+    def _skip_items(self, implicit: bool, depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            raise _Malformed("its sequences are nested too deeply")
+        while True:
+            tag, _, length = self._read_header(implicit)
+            if tag == _SEQUENCE_END:
+                return
+            if tag != _ITEM:
+                raise _Malformed("a sequence holds something other than items")
+            if length != _UNDEFINED:
+                self._skip(length)
+                continue
+            while True:
+                tag, vr, length = self._read_header(implicit)
+                if tag == _ITEM_END:
+                    break
+                self._skip_value(tag, vr, length, implicit, depth + 1)

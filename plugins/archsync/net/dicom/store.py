@@ -1,0 +1,198 @@
+"""Sends instances by C-STORE. :func:`store_instances` is the whole interface; the engine behind it may change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from typing import Any
+
+from pynetdicom.dimse_primitives import C_STORE
+
+from archsync.core.contexts import FALLBACK_SYNTAXES, MAX_CONTEXTS, ProposedContext, plan_associations
+from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
+from archsync.errors import DestinationMisconfigured, InvalidInput, OutcomeUnknown, PeerUnavailable
+from archsync.messages.store_status import describe_store_status, explain_store_status
+from archsync.net.dicom.association import VERIFICATION, PeerAssociation, open_association
+from archsync.net.dicom.part10 import FileFacts, read_facts
+from archsync.net.dicom.reencode import reencode, uid_name
+from archsync.net.dicom.transport import where
+from archsync.net.images import local_image
+
+_PATIENCE = 3
+"""That many "try later" answers in a row end the attempt: the archive asks to be left alone."""
+
+_MEDIUM_PRIORITY = 0
+
+# Every archive takes C-ECHO. Proposing it too tells an archive that takes nothing from us (a wrong configuration) from
+# one that takes everything but the SOP classes of this job (which concerns these instances alone).
+_VERIFICATION_CONTEXT = ProposedContext(VERIFICATION, FALLBACK_SYNTAXES)
+
+
+def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -> Iterator[StoreOutcome]:
+    """Send instances, yielding the outcome of each as soon as it is final.
+
+    One association serves all, more only when their SOP classes and transfer syntaxes need more than 128 contexts.
+    Instances whose file can't be sent come first, as ``REFUSED``; the rest goes on. A file goes out byte for byte when
+    the peer takes its transfer syntax, else re-encoded without loss. Closing the generator ends the association.
+    A second call with the same instances is safe: the SOP Instance UID identifies each.
+
+    Raises (after yielding the outcomes so far):
+        OutcomeUnknown: an instance was sent and no valid answer came; it is the last one yielded.
+        PeerUnavailable: not reachable, refused for now, hung up between two instances, or "try later" 3 times running.
+        DestinationMisconfigured: refused as such: AE title, TLS, no common context, status 0124.
+        ConfigurationError: an AE title or a TLS file can't be used.
+    """
+    checked: list[tuple[OutgoingInstance, FileFacts]] = []
+    for instance in instances:
+        try:
+            checked.append((instance, _check_file(instance)))
+        except InvalidInput as exc:
+            yield _refused(instance, exc)
+    busy_in_a_row = 0
+    plans = plan_associations(
+        [(facts.sop_class_uid, facts.transfer_syntax_uid) for _, facts in checked], max_contexts=MAX_CONTEXTS - 1
+    )
+    for plan in plans:
+        with open_association(endpoint, (*plan.contexts, _VERIFICATION_CONTEXT)) as peer:
+            for position in plan.positions:
+                outcome = _store(peer, *checked[position])
+                yield outcome
+                _stop_if_hopeless(endpoint, outcome, peer)
+                busy_in_a_row = busy_in_a_row + 1 if outcome.result is StoreResult.BUSY else 0
+                if busy_in_a_row == _PATIENCE:
+                    raise PeerUnavailable(
+                        f"{where(endpoint)} asked for patience {_PATIENCE} times in a row: {outcome.message}",
+                        reached_peer=True,
+                        code=outcome.code,
+                    )
+
+
+def _check_file(instance: OutgoingInstance) -> FileFacts:
+    """Read the instance's file and compare it with the platform's row.
+
+    Raises:
+        InvalidInput: the file is missing, unreadable, not DICOM or cut short, or its UIDs are not the row's.
+    """
+    uid = instance.sop_instance_uid
+    facts = read_facts(local_image(instance.location, sop_instance_uid=uid), sop_instance_uid=uid)
+    for name, found, expected in (
+        ("SOP Instance UID", facts.sop_instance_uid, uid),
+        ("SOP Class UID", facts.sop_class_uid, instance.sop_class_uid),
+        ("Study Instance UID", facts.study_instance_uid, instance.study_instance_uid),
+        ("Series Instance UID", facts.series_instance_uid, instance.series_instance_uid),
+        ("SOP Instance UID in the meta information", facts.meta_sop_instance_uid or uid, uid),
+    ):
+        if expected is not None and found != expected:
+            raise InvalidInput(
+                f"instance {uid}: its file's {name} is {found or 'absent'}, the platform says {expected}",
+                code="uid-mismatch",
+            )
+    return facts
+
+
+def _store(peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts) -> StoreOutcome:
+    """Send one instance in the best form the peer takes."""
+    notes: list[str] = []
+    try:
+        if not facts.is_unchanged:
+            facts = _check_file(instance)
+        syntax = facts.transfer_syntax_uid
+        if syntax != instance.transfer_syntax_uid:
+            notes.append(f"its file is in {uid_name(syntax)}, not as the platform says")
+        request = C_STORE()
+        context_id = peer.context_id(facts.sop_class_uid, syntax)
+        if context_id is not None:
+            # Streamed from the file, so the peer gets the stored bytes.
+            request._dataset_path = (facts.path, facts.data_set_offset)
+            size = facts.data_set_bytes
+        else:
+            syntax, context_id = _fallback(peer, facts)
+            data_set = reencode(facts, syntax)
+            request.DataSet = BytesIO(data_set)
+            size = len(data_set)
+            notes.append(f"sent as {uid_name(syntax)}")
+    except InvalidInput as exc:
+        return _refused(instance, exc)
+    request.AffectedSOPClassUID = facts.sop_class_uid
+    request.AffectedSOPInstanceUID = facts.sop_instance_uid
+    request.Priority = _MEDIUM_PRIORITY
+    return _exchange(peer, request, context_id, instance, facts, syntax, size, notes)
+
+
+def _exchange(
+    peer: PeerAssociation,
+    request: Any,
+    context_id: int,
+    instance: OutgoingInstance,
+    facts: FileFacts,
+    syntax: str,
+    size: int,
+    notes: Sequence[str],
+) -> StoreOutcome:
+    try:
+        peer.send(request, context_id)
+    except OSError:
+        # The file went away between its check and now, with the request half sent. Nothing is known to be stored: a
+        # new attempt names the file or sends it.
+        peer.close()
+    response = peer.receive()
+    status = None if response is None else int(response.Status)
+    meaning = explain_store_status(status)
+    result, code, message = meaning.result, meaning.code, describe_store_status(status)
+    if status is None:
+        message = f"{message} ({peer.describe_loss()})"
+    elif not facts.is_unchanged:
+        # What the peer answered for may be neither the old content nor the new.
+        result, code, message = StoreResult.LIMITED, "file-changed", "The file changed while it was being sent"
+    return StoreOutcome(
+        instance=instance,
+        result=result,
+        status=status,
+        code=code,
+        message="; ".join((message, *notes)),
+        bytes_sent=size,
+        sent_transfer_syntax_uid=syntax,
+    )
+
+
+def _fallback(peer: PeerAssociation, facts: FileFacts) -> tuple[str, int]:
+    """The uncompressed syntax and context to fall back to.
+
+    Raises:
+        InvalidInput: ``sop-class-not-accepted`` or ``transfer-syntax-not-accepted``: there is none.
+    """
+    for syntax in FALLBACK_SYNTAXES:
+        context_id = peer.context_id(facts.sop_class_uid, syntax)
+        if context_id is not None:
+            return syntax, context_id
+    if peer.refuses_class(facts.sop_class_uid):
+        raise InvalidInput(
+            f"the archive does not take SOP class {uid_name(facts.sop_class_uid)}",
+            code="sop-class-not-accepted",
+            next_step="Enable the SOP class at the archive, then retry the job.",
+        )
+    raise InvalidInput(
+        f"the archive takes neither {uid_name(facts.transfer_syntax_uid)} nor an uncompressed transfer syntax "
+        f"for SOP class {uid_name(facts.sop_class_uid)}",
+        code="transfer-syntax-not-accepted",
+        next_step="Enable the transfer syntax at the archive, then retry the job.",
+    )
+
+
+def _refused(instance: OutgoingInstance, reason: InvalidInput) -> StoreOutcome:
+    return StoreOutcome(instance=instance, result=StoreResult.REFUSED, code=reason.code, message=reason.message)
+
+
+def _stop_if_hopeless(endpoint: Endpoint, outcome: StoreOutcome, peer: PeerAssociation) -> None:
+    """Raise when nothing more can be sent after this outcome."""
+    if outcome.result is StoreResult.UNKNOWN:
+        raise OutcomeUnknown(
+            f"Instance {outcome.instance.sop_instance_uid} was sent to {where(endpoint)} and no valid answer came "
+            f"({peer.describe_loss()})"
+        )
+    if outcome.result is StoreResult.STOP:
+        raise DestinationMisconfigured(
+            f"{where(endpoint)} refused instance {outcome.instance.sop_instance_uid}: {outcome.message}",
+            code=outcome.code,
+            next_step=explain_store_status(outcome.status).next_step,
+        )

@@ -1,0 +1,99 @@
+"""The simulated archive's index: answers Study Root queries (PS3.4 C.6.2) from the headers of what is stored."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+
+from pydicom.dataset import Dataset
+
+_LEVELS = ("STUDY", "SERIES", "IMAGE")
+_UNIQUE_KEYS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+_KEPT = {
+    "STUDY": (
+        "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
+        "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName",
+        "SpecificCharacterSet",
+    ),
+    "SERIES": ("SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription"),
+    "IMAGE": ("SOPInstanceUID", "SOPClassUID", "InstanceNumber"),
+}  # fmt: skip
+
+
+class Catalog:
+    """Studies, series and instances by their UIDs. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, dict[tuple[str, ...], Dataset]] = {level: {} for level in _LEVELS}
+
+    def add(self, header: Dataset) -> None:
+        """Index an instance by its header; adding it again changes nothing but the attributes."""
+        key: tuple[str, ...] = ()
+        entry = Dataset()
+        for level in _LEVELS:
+            key = (*key, str(header[_UNIQUE_KEYS[level]].value))
+            for keyword in _KEPT[level]:
+                if keyword in header:
+                    entry[keyword] = header[keyword]
+            self._entries[level][key] = Dataset(entry)
+
+    def find(self, query: Dataset) -> list[Dataset] | None:
+        """Matches with the keys asked for, or None when the query has no level of the Study Root model."""
+        level = str(query.get("QueryRetrieveLevel", ""))
+        if level not in _LEVELS:
+            return None
+        return [self._answer(entry, query, level) for entry in self._entries[level].values() if _matches(entry, query)]
+
+    def _answer(self, entry: Dataset, query: Dataset, level: str) -> Dataset:
+        answer = Dataset()
+        for element in query:
+            if element.keyword in entry:
+                answer[element.keyword] = entry[element.keyword]
+            elif element.keyword in _COUNTS and level == "STUDY":
+                setattr(answer, element.keyword, self._count(str(entry.StudyInstanceUID), _COUNTS[element.keyword]))
+            elif element.keyword != "QueryRetrieveLevel":
+                answer[element.tag] = type(element)(element.tag, element.VR, None)
+        answer.QueryRetrieveLevel = level
+        if "SpecificCharacterSet" in entry:
+            answer["SpecificCharacterSet"] = entry["SpecificCharacterSet"]
+        return answer
+
+    def _count(self, study_instance_uid: str, level: str) -> int:
+        return sum(key[0] == study_instance_uid for key in self._entries[level])
+
+
+_COUNTS = {"NumberOfStudyRelatedSeries": "SERIES", "NumberOfStudyRelatedInstances": "IMAGE"}
+
+
+def _matches(entry: Dataset, query: Dataset) -> bool:
+    """Matching by single value, list of UIDs, wild card and range (PS3.4 C.2.2.2); keys not indexed match all."""
+    return all(
+        _value_matches(str(entry[element.keyword].value or ""), wanted, is_date=element.VR in ("DA", "TM"))
+        for element in query
+        if element.keyword in entry and element.keyword != "SpecificCharacterSet"
+        for wanted in [_wanted(element.value)]
+        if any(wanted)
+    )
+
+
+def _wanted(value: object) -> list[str]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        return [str(value)]
+    return [str(part) for part in _parts(value)]
+
+
+def _parts(value: object) -> Iterator[object]:
+    """The values of a multi-valued element; a person name iterates over its letters, so it stands for itself."""
+    if type(value).__name__ == "PersonName":
+        yield value
+    else:
+        yield from value  # type: ignore[misc]
+
+
+def _value_matches(value: str, wanted: list[str], *, is_date: bool) -> bool:
+    if is_date and "-" in wanted[0]:
+        first, _, last = wanted[0].partition("-")
+        return (not first or value >= first) and (not last or value <= last)
+    return any(fnmatch.fnmatchcase(value, pattern.replace("[", "[[]")) for pattern in wanted)
