@@ -142,5 +142,6 @@ class Job:
     try_number: int | None
     attempt_id: int | None
     lease_until: datetime | None
+    requested_by: str | None
     decided_by: str | None
     superseded_by: int | None

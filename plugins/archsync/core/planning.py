@@ -42,6 +42,8 @@ class KnownJob:
     priority: Priority
     wait_reason: WaitReason | None
     created_at: datetime
+    is_requested: bool = False
+    """Somebody asked for it explicitly: it is due whatever the trigger status and the scope say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +133,12 @@ def unverified_instances(desired: Study, held: Held, destination: Destination) -
 
 
 def is_due(desired: Study, held: Held, destination: Destination) -> bool:
-    """Tell whether a study may be sent: its exam has reached the trigger, or it was archived there before."""
-    return held.is_archived or has_reached(desired.exam_status, destination.trigger_status)
+    """Tell whether a study may be sent: its exam reached the trigger, it was archived there before, or it was asked for."""
+    return held.is_archived or _is_requested(held) or has_reached(desired.exam_status, destination.trigger_status)
+
+
+def _is_requested(held: Held) -> bool:
+    return any(job.is_requested and not job.status.is_done for job in held.jobs)
 
 
 def gate(desired: Study, held: Held, destination: Destination) -> WaitReason | None:
@@ -150,7 +156,7 @@ def plan(desired: Study, held: Held, destination: Destination, *, observed_at: d
     ``observed_at`` is when the platform's state was read: the settle delay counts from it. Archive and dicom jobs.
     """
     closable = tuple(j.job_id for j in held.jobs if j.status in _AT_REST)
-    if not destination.covers(desired.facility):
+    if not destination.covers(desired.facility) and not _is_requested(held):
         return Plan(Rule.OUT_OF_SCOPE, f"facility {desired.facility.facility_id} is not in scope", closes=closable)
     if not desired.present_instances:
         return Plan(Rule.NO_INSTANCES, "the study has no instances", closes=closable)

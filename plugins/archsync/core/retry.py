@@ -62,6 +62,9 @@ def decide(
     """Decide what follows ``error``; ``attempts`` are the counted ones before this one."""
     if isinstance(error, StoreUnavailable):
         return RetryDecision(After.RETRY, counts=False, delay_s=STORE_RETRY_S, why="database unavailable")
+    if isinstance(error, DestinationMisconfigured):
+        # Every job would meet the same answer: the destination stops, its jobs keep (one outage, one incident).
+        return RetryDecision(After.WAIT, counts=False, why="the destination refuses us")
     if isinstance(error, PeerUnavailable) and not error.reached_peer:
         if is_destination_down:
             return RetryDecision(After.WAIT, counts=False, why="destination down")
@@ -77,7 +80,7 @@ def decide(
         return RetryDecision(
             After.RETRY, counts=True, delay_s=delay_s, why=f"attempt {counted} of {destination.max_attempts}"
         )
-    return RetryDecision(After.FAIL, counts=not isinstance(error, DestinationMisconfigured), why="permanent")
+    return RetryDecision(After.FAIL, counts=True, why="permanent")
 
 
 @dataclass(frozen=True, slots=True)

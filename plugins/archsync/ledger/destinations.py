@@ -197,3 +197,13 @@ def insert_gateway(ledger: Ledger, gateway: Gateway) -> None:
 def audit(ledger: Ledger, *, actor: str, action: str, subject: str, detail: str = "") -> None:
     """Record who did what."""
     ledger.execute(SQL["audit"], {"actor": actor, "action": action, "subject": subject, "detail": detail})
+
+
+def look_again(ledger: Ledger, destination_id: int, at: datetime) -> None:
+    """Have the dispatcher leave a destination alone until ``at``; a moment that has passed opens it."""
+    ledger.execute(SQL["look_again"], {"destination_id": destination_id, "at": at})
+
+
+def notify_work(ledger: Ledger) -> None:
+    """Wake the dispatcher."""
+    ledger.fetch_one(SQL["notify_work"])

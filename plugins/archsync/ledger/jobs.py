@@ -102,7 +102,7 @@ def get(ledger: Ledger, job_id: int, *, lock: bool = False) -> Job:
 
 
 def insert_queued(
-    ledger: Ledger, job_type: JobType, destination_id: int, study: Study, work: Work, *, made_by: str
+    ledger: Ledger, job_type: JobType, destination_id: int, study: Study, work: Work, *, requested_by: str | None = None
 ) -> int | None:
     """Make a waiting job; None when another one is queued for this study and destination already."""
     row = ledger.fetch_one(
@@ -114,7 +114,7 @@ def insert_queued(
             "study_key": study.study_key,
             "study_instance_uid": study.study_instance_uid,
             "facility_id": study.facility.facility_id,
-            "decided_by": made_by,
+            "requested_by": requested_by,
             **_work(work),
         },
     )
@@ -158,9 +158,27 @@ def destinations_with_due(ledger: Ledger) -> dict[int, int]:
     return {row["destination_id"]: row["handed_out"] for row in ledger.fetch_all(SQL["destinations_with_due"])}
 
 
-def work_is_waiting_query() -> tuple[str, dict[str, int]]:
-    """The cheap question the wake-up trigger asks: would the dispatcher find something to do?"""
-    return SQL["work_is_waiting"], {"low_water": LOW_WATER_PER_SLOT, "lost_after_s": LOST_AFTER_S}
+def next_wake(ledger: Ledger) -> datetime | None:
+    """When something falls due by the clock alone."""
+    row = ledger.fetch_one(SQL["next_wake"])
+    return row["at"] if row else None
+
+
+def work_is_waiting(ledger: Ledger) -> bool:
+    """Tell whether the dispatcher would find something to do."""
+    row = ledger.fetch_one(SQL["work_is_waiting"], {"low_water": LOW_WATER_PER_SLOT, "lost_after_s": LOST_AFTER_S})
+    return bool(row and row["waiting"])
+
+
+def request_now(ledger: Ledger, job_id: int, *, requested_by: str) -> None:
+    """Make a queued job due at once, whatever the settle delay and the trigger status say."""
+    ledger.execute(SQL["request_now"], {"job_id": job_id, "requested_by": requested_by})
+
+
+def by_run(ledger: Ledger, *, dag_id: str, run_id: str) -> int | None:
+    """The job that a DAG run works on."""
+    row = ledger.fetch_one(SQL["by_run"], {"dag_id": dag_id, "run_id": run_id})
+    return row["job_id"] if row else None
 
 
 def blocker(ledger: Ledger, job_id: int) -> int | None:
@@ -201,9 +219,9 @@ def set_scope(ledger: Ledger, job_id: int, attempt_id: int, *, content_digest: s
     )
 
 
-def add_progress(ledger: Ledger, job_id: int, attempt_id: int, *, instances: int, size_bytes: int, failed: int) -> None:
-    """Count what was acknowledged or refused since the last report, and renew the lease."""
-    ledger.execute(
+def add_progress(ledger: Ledger, job_id: int, attempt_id: int, *, instances: int, size_bytes: int, failed: int) -> bool:
+    """Count what was acknowledged or refused since the last report, and renew the lease; False: the job was taken away."""
+    touched = ledger.execute(
         SQL["add_progress"],
         {
             "job_id": job_id,
@@ -214,6 +232,7 @@ def add_progress(ledger: Ledger, job_id: int, attempt_id: int, *, instances: int
             "lease_s": LEASE_S,
         },
     )
+    return touched == 1
 
 
 def record_failures(ledger: Ledger, job_id: int, outcomes: Iterable[StoreOutcome]) -> None:
@@ -344,14 +363,10 @@ def known_jobs(ledger: Ledger, destination_id: int, study_keys: Sequence[str]) -
                 priority=Priority(row["priority"]),
                 wait_reason=WaitReason(row["wait_reason"]) if row["wait_reason"] else None,
                 created_at=row["created_at"],
+                is_requested=row["is_requested"],
             )
         )
     return found
-
-
-def heal_misconfigured(ledger: Ledger, destination_id: int, codes: Sequence[str]) -> int:
-    """A destination answers again: put back the jobs that failed because it refused us as such."""
-    return len(ledger.fetch_all(SQL["heal_misconfigured"], {"destination_id": destination_id, "codes": list(codes)}))
 
 
 def record_run_seen(ledger: Ledger, job_id: int, *, dag_id: str, run_id: str) -> None:

@@ -52,7 +52,8 @@ create table destination (
     updated_at           timestamptz not null default now()
 );
 
--- The circuit breaker of a destination, and whether its DAG was seen paused. One row each, created with it.
+-- The circuit breaker of a destination, whether its DAG was seen paused, and when the dispatcher looks at it again after
+-- it found it closed (paused, outside its send window, disabled). One row each, created with it.
 create table destination_health (
     destination_id int primary key references destination on delete cascade,
     failures       int not null default 0,
@@ -61,6 +62,7 @@ create table destination_health (
     reason_code    text,
     reason         text,
     is_suspended   boolean not null default false,
+    look_again_at  timestamptz not null default now(),
     updated_at     timestamptz not null default now()
 );
 
@@ -136,6 +138,7 @@ create table job (
     try_number         int,
     attempt_id         bigint,
     lease_until        timestamptz,
+    requested_by       text,
     decided_by         text,
     superseded_by      bigint references job
 );
@@ -149,6 +152,7 @@ create index job_undone_lane on job (destination_id, patient_key, job_id)
     where status in ('waiting', 'ready', 'running', 'retrying', 'failed');
 create index job_in_hand on job (status, dispatched_at) where status in ('ready', 'running', 'retrying');
 create index job_study on job (study_key, destination_id, job_id);
+create index job_run on job (run_id);
 create index job_newest on job (created_at desc, job_id desc);
 
 create table job_attempt (

@@ -37,6 +37,14 @@ where destination_id = %(destination_id)s;
 update destination_health set is_suspended = %(is_suspended)s, updated_at = now()
 where destination_id = %(destination_id)s and is_suspended <> %(is_suspended)s;
 
+-- name: look_again
+-- The dispatcher found a destination closed: when to look at it again.
+update destination_health set look_again_at = %(at)s where destination_id = %(destination_id)s;
+
+-- name: notify_work
+-- Wake the dispatcher.
+select pg_notify('archsync_work', '');
+
 -- name: gateways
 -- Every gateway, by name.
 select * from gateway order by name;

@@ -1,10 +1,10 @@
 -- name: insert_queued
 -- Make a waiting job for a study at a destination; returns nothing when another planner just did.
 insert into job (job_type, destination_id, priority, patient_key, study_key, study_instance_uid, facility_id,
-                 content_digest, wait_reason, not_before, instances_total, bytes_total, decided_by)
+                 content_digest, wait_reason, not_before, instances_total, bytes_total, requested_by)
 values (%(job_type)s, %(destination_id)s, %(priority)s, %(patient_key)s, %(study_key)s, %(study_instance_uid)s,
         %(facility_id)s, %(content_digest)s, %(wait_reason)s, %(not_before)s, %(instances_total)s, %(bytes_total)s,
-        %(decided_by)s)
+        %(requested_by)s)
 on conflict (destination_id, study_key) where status in ('waiting', 'ready') and job_type in ('archive', 'dicom')
 do nothing
 returning job_id;
@@ -68,7 +68,7 @@ where exists (select from job j where j.destination_id = d.destination_id and j.
 select exists (select from study_queue where not_before <= now())
     or exists (
         select from destination d join destination_health h using (destination_id)
-        where d.enabled and (h.down_since is null or h.probe_at <= now())
+        where d.enabled and h.look_again_at <= now() and (h.down_since is null or h.probe_at <= now())
           and (select count(*) from job i where i.destination_id = d.destination_id and i.status in ('ready', 'running'))
               < case when h.down_since is null then d.concurrency * %(low_water)s else 1 end
           and exists (
@@ -81,6 +81,24 @@ select exists (select from study_queue where not_before <= now())
                       and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))))
     or exists (select from job where status = 'ready' and run_id is null
                and dispatched_at < now() - make_interval(secs => %(lost_after_s)s)) as waiting;
+
+-- name: next_wake
+-- When the next job, study, probe or closed destination falls due, if nothing happens before.
+select least(
+    (select min(not_before) from job where status = 'waiting' and not_before > now()),
+    (select min(not_before) from study_queue where not_before > now()),
+    (select min(probe_at) from destination_health where down_since is not null and probe_at > now()),
+    (select min(look_again_at) from destination_health where look_again_at > now())) as at;
+
+-- name: request_now
+-- Somebody asks for a study at once: its queued job is due, whatever the settle delay and the trigger say.
+update job set requested_by = %(requested_by)s, not_before = now(), updated_at = now(),
+               wait_reason = case when wait_reason in ('settling', 'exam_status') then 'queue' else wait_reason end
+where job_id = %(job_id)s and status in ('waiting', 'ready');
+
+-- name: by_run
+-- The job that a DAG run works on.
+select job_id from job where run_id = %(run_id)s and dag_id = %(dag_id)s order by job_id desc limit 1;
 
 -- name: get
 -- One job with its destination's name.
@@ -134,7 +152,7 @@ where job_id = %(job_id)s and attempt_id = %(attempt_id)s;
 update job set instances_done = instances_done + %(instances)s, bytes_done = bytes_done + %(bytes)s,
                instances_failed = instances_failed + %(failed)s, updated_at = now(),
                lease_until = now() + make_interval(secs => %(lease_s)s)
-where job_id = %(job_id)s and attempt_id = %(attempt_id)s;
+where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running';
 
 -- name: finish_attempt
 -- How an attempt ended.
@@ -200,7 +218,8 @@ group by d.name, j.job_type, j.status order by d.name, j.job_type, j.status;
 -- name: known_jobs
 -- For planning: the undone store jobs of studies at a destination and, where it is the latest, the one an administrator
 -- cancelled.
-select job_id, study_key, job_type, status, content_digest, priority, wait_reason, created_at
+select job_id, study_key, job_type, status, content_digest, priority, wait_reason, created_at,
+       requested_by is not null as is_requested
 from job j
 where destination_id = %(destination_id)s and study_key = any(%(study_keys)s) and job_type in ('archive', 'dicom')
   and (status in ('waiting', 'ready', 'running', 'retrying', 'failed')
@@ -208,14 +227,6 @@ where destination_id = %(destination_id)s and study_key = any(%(study_keys)s) an
            and not exists (select from job l where l.destination_id = j.destination_id and l.study_key = j.study_key
                            and l.job_type in ('archive', 'dicom') and l.job_id > j.job_id)))
 order by job_id;
-
--- name: heal_misconfigured
--- A destination answers again: put back what failed because it refused us as such.
-update job set status = 'waiting', wait_reason = null, not_before = now(), finished_at = null, updated_at = now()
-where destination_id = %(destination_id)s and status = 'failed' and reason_code = any(%(codes)s)
-  and not exists (select from job q where q.destination_id = job.destination_id and q.study_key = job.study_key
-                  and q.status in ('waiting', 'ready'))
-returning job_id;
 
 -- name: seen_run
 -- Airflow runs a job it was handed.

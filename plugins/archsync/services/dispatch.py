@@ -1,0 +1,126 @@
+"""Which jobs go to Airflow now, and what became of those that went."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from archsync.core.destination import Destination
+from archsync.core.job import Job, JobStatus, WaitReason
+from archsync.core.naming import DagKind, dag_kind
+from archsync.core.planning import FAR_FUTURE
+from archsync.core.waiting import destination_gate, quota, wait_reason
+from archsync.ledger import destinations, jobs
+from archsync.ledger.database import Ledger
+from archsync.ledger.jobs import ListedJob
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOut:
+    """A job to start in Airflow: the DAG's kind and destination, the job's number."""
+
+    kind: DagKind
+    destination: str
+    job_id: int
+
+
+#: Tells whether a destination's DAG is paused in Airflow; None: Airflow does not know the DAG (yet).
+IsPaused = Callable[[DagKind, str], bool | None]
+
+#: What Airflow says of a DAG run: its state ("running", "success", …), or None when it has no such run.
+RunState = Callable[[str, str], str | None]
+
+
+def hand_out(ledger: Ledger, *, now: datetime, is_paused: IsPaused) -> list[HandedOut]:
+    """Mark due jobs as ready, within each destination's quota, and return them: STAT first, lanes kept."""
+    handed: list[HandedOut] = []
+    due = jobs.destinations_with_due(ledger)
+    health = destinations.health(ledger)
+    for destination in destinations.all_destinations(ledger):
+        destination_id = destination.destination_id
+        if destination_id is None or destination_id not in due:
+            continue
+        paused = is_paused(DagKind.ARCHIVE, destination.name)
+        destinations.set_suspended(ledger, destination_id, bool(paused))
+        state = health[destination_id].health
+        closed = destination_gate(destination, state, is_suspended=paused is not False, now=now)
+        if closed is not None:
+            destinations.look_again(ledger, destination_id, _look_again_at(destination, closed, now))
+            continue
+        free = quota(destination, state, handed_out=due[destination_id])
+        if free:
+            handed.extend(
+                HandedOut(dag_kind(job_type), destination.name, job_id)
+                for job_id, job_type in jobs.claim_due(ledger, destination_id, free)
+            )
+    return handed
+
+
+#: How often a destination whose DAG is paused, or not known to Airflow yet, is looked at, in seconds.
+PAUSED_POLL_S = 10.0
+
+
+def _look_again_at(destination: Destination, closed: WaitReason, now: datetime) -> datetime:
+    """When a closed destination may be open again; enabling it, or its breaker, says so without being asked."""
+    if closed is WaitReason.SEND_WINDOW:
+        return destination.next_opening(now)
+    if closed is WaitReason.SUSPENDED:
+        return now + timedelta(seconds=PAUSED_POLL_S)
+    return FAR_FUTURE if closed is WaitReason.DISABLED else now
+
+
+_RUN_IS_OVER = frozenset({"success", "failed"})
+
+
+def sweep(ledger: Ledger, *, run_state: RunState) -> int:
+    """Find jobs whose run was lost and put them back; returns how many.
+
+    A key that never became a run (claiming a row and emitting its key are not one transaction); a run that ended, or
+    was deleted, while the ledger still has its job in hand (the process died, the scheduler with it). A job whose run
+    Airflow still has is left to Airflow.
+    """
+    put_back = jobs.requeue_unseen(ledger)
+    for job in jobs.overdue_in_hand(ledger):
+        state = run_state(job.dag_id, job.run_id) if job.dag_id and job.run_id else None
+        if state is None or state in _RUN_IS_OVER:
+            put_back += jobs.move(
+                ledger,
+                job.job_id,
+                JobStatus.WAITING,
+                wait_reason=WaitReason.QUEUE,
+                reason_code="run-lost",
+                reason="Its run in Airflow ended without a word; it is started again.",
+            )
+    return put_back
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedJob:
+    """A job with why it waits and what holds it back, as listings show it."""
+
+    job: Job
+    wait_reason: WaitReason | None
+    blocked_by: int | None
+
+
+def explain(ledger: Ledger, listed: list[ListedJob], *, now: datetime) -> list[ExplainedJob]:
+    """Say of each waiting job why it waits, as things stand now."""
+    by_id: dict[int | None, Destination] = {d.destination_id: d for d in destinations.all_destinations(ledger)}
+    health = destinations.health(ledger)
+    explained = []
+    for item in listed:
+        state = health[item.job.destination_id]
+        closed = destination_gate(
+            by_id[item.job.destination_id], state.health, is_suspended=state.is_suspended, now=now
+        )
+        why = wait_reason(
+            status=item.job.status,
+            stored=item.job.wait_reason,
+            not_before=item.job.not_before,
+            gate=closed,
+            blocked_by=item.blocked_by,
+            now=now,
+        )
+        explained.append(ExplainedJob(item.job, why, item.blocked_by))
+    return explained

@@ -1,0 +1,115 @@
+"""What an administrator may do to a job: retry, cancel; and what Airflow's own buttons mean for the ledger."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from archsync.core.job import Job, JobStatus, WaitReason
+from archsync.errors import InvalidInput
+from archsync.ledger import destinations, jobs, plan_queue
+from archsync.ledger.database import Ledger
+
+
+def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
+    """Have a failed, retrying, cancelled or suppressed job start afresh, its attempts counted from zero.
+
+    Raises:
+        InvalidInput: the job succeeded, or it runs or is queued already.
+    """
+    with ledger.transaction():
+        job = jobs.get(ledger, job_id, lock=True)
+        if job.status in (JobStatus.WAITING, JobStatus.READY, JobStatus.RUNNING, JobStatus.SUCCEEDED):
+            raise InvalidInput(
+                f"job {job_id} is {job.status.value}; only failed, retrying, cancelled or suppressed jobs are retried",
+                code="not-retryable",
+                next_step="Nothing to do.",
+            )
+        jobs.move(
+            ledger,
+            job_id,
+            JobStatus.WAITING,
+            wait_reason=WaitReason.QUEUE,
+            not_before=now,
+            reason_code=job.reason_code,
+            reason=job.reason,
+            reset_attempts=True,
+            decided_by=actor,
+        )
+        destinations.audit(ledger, actor=actor, action="job.retry", subject=f"job {job_id}")
+    return jobs.get(ledger, job_id)
+
+
+def cancel(ledger: Ledger, job_id: int, *, actor: str, reason: str) -> Job:
+    """End a job that is not done; a running attempt stops at its next instance.
+
+    Raises:
+        InvalidInput: the job is done already.
+    """
+    with ledger.transaction():
+        job = jobs.get(ledger, job_id, lock=True)
+        if job.status.is_done:
+            raise InvalidInput(
+                f"job {job_id} is {job.status.value} already", code="not-cancellable", next_step="Nothing to do."
+            )
+        jobs.move(
+            ledger, job_id, JobStatus.CANCELLED, reason_code="cancelled", reason=f"Cancelled: {reason}", decided_by=actor
+        )
+        destinations.audit(ledger, actor=actor, action="job.cancel", subject=f"job {job_id}", detail=reason)
+    return jobs.get(ledger, job_id)
+
+
+def record_killed(ledger: Ledger, job_id: int, *, will_retry: bool, try_number: int) -> None:
+    """The process of a job's task ended without a word (``kill -9``, out of memory, a lost machine)."""
+    with ledger.transaction():
+        job = jobs.get(ledger, job_id, lock=True)
+        if job.status is not JobStatus.RUNNING or (job.try_number or 0) > try_number:
+            return
+        if job.attempt_id is not None:
+            jobs.finish_attempt(
+                ledger,
+                job.attempt_id,
+                outcome=JobStatus.RETRYING if will_retry else JobStatus.FAILED,
+                reason_code="task-killed",
+                reason=_KILLED,
+            )
+        jobs.move(
+            ledger,
+            job_id,
+            JobStatus.RETRYING if will_retry else JobStatus.FAILED,
+            reason_code="task-killed",
+            reason=_KILLED,
+        )
+
+
+_KILLED = "The task's process was killed; what it had stored is kept, the rest is sent again."
+
+
+def record_marked(ledger: Ledger, job_id: int, *, as_success: bool, actor: str) -> None:
+    """An operator marked the task in Airflow: failed fails the job; success ends it without claiming that it was sent."""
+    with ledger.transaction():
+        job = jobs.get(ledger, job_id, lock=True)
+        if job.status.is_done:
+            return
+        if as_success:
+            jobs.move(
+                ledger,
+                job_id,
+                JobStatus.CANCELLED,
+                reason_code="marked-success",
+                reason="Marked as success in Airflow; what was missing was not sent.",
+                decided_by=actor,
+            )
+        else:
+            jobs.move(
+                ledger,
+                job_id,
+                JobStatus.FAILED,
+                reason_code="marked-failed",
+                reason="Marked as failed in Airflow.",
+                decided_by=actor,
+            )
+        destinations.audit(
+            ledger, actor=actor, action=f"job.marked-{'success' if as_success else 'failed'}", subject=f"job {job_id}"
+        )
+    if job.study_key is not None and not as_success:
+        plan_queue.queue(ledger, [job.study_key])

@@ -1,0 +1,144 @@
+"""From changes on the platform to jobs in the ledger, and the same as a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from archsync.core.destination import Destination
+from archsync.core.planning import Held, Plan, plan
+from archsync.core.study import Study
+from archsync.ledger import destinations, holdings, jobs, plan_queue
+from archsync.ledger.database import Ledger
+from archsync.platformdb.reader import Platform
+
+#: Studies planned in one transaction.
+BATCH = 100
+
+#: Study keys queued at once when all studies are to be looked at.
+FULL_READ_BATCH = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStudy:
+    """The plan for one study at one destination."""
+
+    study: Study
+    destination: Destination
+    held: Held
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningReport:
+    """Counts of one planning run."""
+
+    studies: int = 0
+    jobs_made: int = 0
+    jobs_refreshed: int = 0
+    problems: int = 0
+
+    def __add__(self, other: PlanningReport) -> PlanningReport:
+        return PlanningReport(
+            self.studies + other.studies,
+            self.jobs_made + other.jobs_made,
+            self.jobs_refreshed + other.jobs_refreshed,
+            self.problems + other.problems,
+        )
+
+
+def observe(platform: Platform, ledger: Ledger) -> int:
+    """Queue the studies that changed on the platform since the last look; returns how many.
+
+    The watermark moves only once they are queued: a crash in between reads them again, and planning twice plans nothing
+    new. Where changes can't be told one by one (the first look, a restored database), all studies are queued.
+    """
+    changes = platform.fetch_changes(plan_queue.watermark(ledger))
+    seen = 0
+    if changes.is_full:
+        for study_keys in platform.walk_study_keys(1_000):
+            plan_queue.queue(ledger, study_keys)
+            seen += len(study_keys)
+    plan_queue.advance(ledger, changes.watermark, changes.study_keys)
+    return seen + len(changes.study_keys)
+
+
+def plan_queued(platform: Platform, ledger: Ledger, *, now: datetime, max_studies: int = 1_000) -> PlanningReport:
+    """Plan queued studies, batch by batch, each batch in one transaction with the jobs it makes."""
+    report = PlanningReport()
+    while report.studies < max_studies:
+        with ledger.transaction():
+            study_keys = plan_queue.take(ledger, min(BATCH, max_studies - report.studies))
+            if not study_keys:
+                break
+            report += _plan_batch(platform, ledger, study_keys, now=now)
+    return report
+
+
+def _plan_batch(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *, now: datetime) -> PlanningReport:
+    batch = platform.fetch_studies(study_keys)
+    for study_key, error in batch.rejected.items():
+        plan_queue.record_problem(ledger, study_key, error)
+    plan_queue.clear_problems(ledger, [study.study_key for study in batch.studies])
+    made = refreshed = 0
+    for planned in _compare(ledger, batch.studies, now=now):
+        new, updated = _write(ledger, planned)
+        made += new
+        refreshed += updated
+    return PlanningReport(len(study_keys), made, refreshed, len(batch.rejected))
+
+
+def dry_run(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *, now: datetime) -> list[PlannedStudy]:
+    """What planning would do for these studies, at every destination; writes nothing."""
+    found: list[PlannedStudy] = []
+    for start in range(0, len(study_keys), BATCH):
+        batch = platform.fetch_studies(study_keys[start : start + BATCH])
+        found.extend(_compare(ledger, batch.studies, now=now))
+    return found
+
+
+def _compare(ledger: Ledger, studies: Sequence[Study], *, now: datetime) -> list[PlannedStudy]:
+    found = []
+    for destination in destinations.all_destinations(ledger):
+        held = held_at(ledger, destination, [study.study_key for study in studies])
+        for study in studies:
+            known = held[study.study_key]
+            found.append(PlannedStudy(study, destination, known, plan(study, known, destination, observed_at=now)))
+    return found
+
+
+def held_at(ledger: Ledger, destination: Destination, study_keys: Sequence[str]) -> dict[str, Held]:
+    """What the ledger knows of some studies at one destination, for every key asked."""
+    destination_id = destination.destination_id
+    assert destination_id is not None, "read from the ledger"
+    instances = holdings.of_studies(ledger, destination_id, study_keys)
+    archived = holdings.archived_studies(ledger, destination_id, study_keys)
+    known = jobs.known_jobs(ledger, destination_id, study_keys)
+    return {
+        key: Held(is_archived=key in archived, instances=instances.get(key, {}), jobs=tuple(known.get(key, ())))
+        for key in study_keys
+    }
+
+
+def _write(ledger: Ledger, planned: PlannedStudy) -> tuple[int, int]:
+    """Write a plan to the ledger; returns the number of jobs made and refreshed."""
+    outcome = planned.plan
+    if outcome.changes_nothing:
+        return 0, 0
+    if outcome.closes:
+        jobs.close_idle(ledger, outcome.closes, reason=f"Nothing is left to do: {outcome.why}.")
+    successor: int | None = None
+    made = 0
+    if outcome.new_job is not None:
+        job_type, work = outcome.new_job
+        assert planned.destination.destination_id is not None, "read from the ledger"
+        successor = jobs.insert_queued(ledger, job_type, planned.destination.destination_id, planned.study, work)
+        made = int(successor is not None)
+    elif outcome.refresh is not None:
+        successor, work = outcome.refresh
+        jobs.refresh_queued(ledger, successor, work)
+    if outcome.supersedes:
+        successor = successor or max(j.job_id for j in planned.held.jobs)
+        jobs.supersede_failed(ledger, outcome.supersedes, by=successor)
+    return made, int(outcome.refresh is not None)
