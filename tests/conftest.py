@@ -6,16 +6,19 @@ Databases are clones of a template on which the migrations ran once, one for eac
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from archsync.core.transfer import OutgoingInstance
 
 ROOT = Path(__file__).resolve().parent.parent
 POSTGRES_VERSIONS = (16, 18)
@@ -129,6 +132,41 @@ def _database(postgres, kind: str, template: str | None) -> Iterator[str]:
     postgres.create_database(name, template=template)
     yield postgres.dsn(name)
     postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def sample() -> Callable[[str], Path]:
+    """Gives the path of a DICOM sample of pydicom's wheel by its name."""
+    from pydicom.data import get_testdata_file
+
+    def find(name: str) -> Path:
+        path = get_testdata_file(name, download=False)
+        assert path is not None, f"pydicom's wheel has no {name}"
+        return Path(path)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def outgoing() -> Callable[..., OutgoingInstance]:
+    """Gives the instance to send for a file, as a truthful platform would describe it; keyword arguments lie."""
+    from pydicom import dcmread
+
+    def describe(path: Path, **lies: str) -> OutgoingInstance:
+        header = dcmread(path, stop_before_pixels=True)
+        truth = OutgoingInstance(
+            instance_key=path.name,
+            sop_class_uid=header.SOPClassUID,
+            sop_instance_uid=header.SOPInstanceUID,
+            transfer_syntax_uid=header.file_meta.TransferSyntaxUID,
+            location=path.as_uri(),
+            size_bytes=path.stat().st_size,
+            study_instance_uid=header.StudyInstanceUID,
+            series_instance_uid=header.SeriesInstanceUID,
+        )
+        return dataclasses.replace(truth, **lies)
+
+    return describe
 
 
 @pytest.fixture(scope="session")

@@ -169,6 +169,7 @@ class SimulatedArchive:
         self._lock = threading.Lock()
         self._stored: dict[str, StoredInstance] = {}
         self._requests: list[tuple[str, int | None]] = []
+        self._association_count = 0
         self._catalog = Catalog()
         self._server: Any = None
         self._entity: AE | None = None
@@ -203,6 +204,16 @@ class SimulatedArchive:
         """Each C-STORE since the start, in order: SOP Instance UID and the status given (None: aborted)."""
         with self._lock:
             return list(self._requests)
+
+    @property
+    def association_count(self) -> int:
+        """Association requests since the start, refused ones included."""
+        return self._association_count
+
+    @property
+    def open_associations(self) -> int:
+        """Associations that are open now."""
+        return 0 if self._entity is None else len(self._entity.active_associations)
 
     def behave(self, rudeness: Rudeness | None = None) -> None:
         """Change the rudeness from now on; without one, be polite."""
@@ -264,6 +275,7 @@ class SimulatedArchive:
         request = event.assoc.requestor.primitive
         with self._lock:
             rudeness = self._rudeness
+            self._association_count += 1
             self._progress.associations += 1
             refusal = self._refusal(rudeness, request.calling_ae_title.strip(), request.called_ae_title.strip())
         if refusal is not None:
