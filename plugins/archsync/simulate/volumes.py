@@ -121,7 +121,6 @@ def _build_image(
     image.AccessionNumber = study.accession_number
     image.Modality = modality
     image.BodyPartExamined = "ABDOMEN" if modality == "CT" else "HEAD"
-    image.Laterality = ""
     image.PatientPosition = "HFS"
     image.Manufacturer = "archsync simulator"
     image.ReferringPhysicianName = "Referrer^Demo"
