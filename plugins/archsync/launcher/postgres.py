@@ -168,15 +168,12 @@ class EmbeddedPostgres:
             return
         os.chown(self.data_dir, self._account.pw_uid, self._account.pw_gid)
         self.data_dir.chmod(0o700)
-        if not self._account_can_enter(self.data_dir):
+        if not _can_enter(self._account, self.data_dir):
             raise ConfigurationError(
                 f"PostgreSQL can't run as root, and the system user {OS_USER} can't reach {self.data_dir}",
                 code="postgres-folder",
                 next_step="Choose a state folder whose parents everyone may enter, such as one below /var/lib.",
             )
-
-    def _account_can_enter(self, folder: Path) -> bool:
-        return self._run_plain("test", "-x", str(folder)).returncode == 0
 
     def _bin(self) -> Path:
         """The folder of the programs: the wheel's, or a copy beside the data if the system user can't reach that."""
@@ -187,7 +184,7 @@ class EmbeddedPostgres:
                 offered = " and ".join(str(v) for v in sorted(POSTGRES_VERSIONS))
                 raise ConfigurationError(f"no PostgreSQL {self.version} here, only {offered}", code="postgres-version")
             self._binaries = POSTGRES_VERSIONS[self.version]
-            if self._account is not None and not self._account_can_enter(self._binaries):
+            if self._account is not None and not _can_enter(self._account, self._binaries):
                 self._binaries = self._copy_binaries(self._binaries)
         return self._binaries
 
@@ -219,14 +216,14 @@ class EmbeddedPostgres:
 
     def _choose_port(self) -> int:
         if self._wanted_port is not None:
-            if not _is_free(self._wanted_port):
+            if not is_free(self._wanted_port):
                 raise ConfigurationError(
                     f"port {self._wanted_port} on 127.0.0.1 is in use, PostgreSQL can't listen there",
                     code="port-in-use",
                     next_step="Name another port, or none to take a free one.",
                 )
             return self._wanted_port
-        if self._port_file.exists() and _is_free(last := int(self._port_file.read_text())):
+        if self._port_file.exists() and is_free(last := int(self._port_file.read_text())):
             return last
         return free_port()
 
@@ -290,7 +287,8 @@ def free_port() -> int:
         return port
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on this port of 127.0.0.1 right now."""
     with socket.socket() as probe:
         # As servers do: a port in TIME_WAIT is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -299,6 +297,19 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def postgres_can_enter(folder: Path) -> bool:
+    """Tell whether a server that we start can reach an existing folder; only for root this is a question."""
+    return os.geteuid() != 0 or _can_enter(_system_account(), folder)
+
+
+def _can_enter(account: pwd.struct_passwd, folder: Path) -> bool:
+    command = ["test", "-x", str(folder)]
+    done = subprocess.run(  # noqa: S603  (no shell)
+        command, user=account.pw_uid, group=account.pw_gid, extra_groups=[], cwd="/", check=False
+    )
+    return done.returncode == 0
 
 
 def _system_account() -> pwd.struct_passwd:
