@@ -82,7 +82,8 @@ VIEWS = [
     ),
     (
         (
-            "insert into pacs.facility values ('X', 'X', 'x'); update pacs.study set facility_id = 'X' where study_key = 2;"
+            "insert into pacs.facility values ('X', 'X', 'x');"
+            " update pacs.study set facility_id = 'X' where study_key = 2;"
             " create or replace view archsync_platform.facility as select * from pacs.facility where facility_id <> 'X'"
         ),
         "platform view study, study_key 2: facility_id names a facility the facility view does not have",

@@ -80,7 +80,8 @@ def _build_dispatch() -> DAG:
         tags={"archsync", "dispatch"},
         doc_md=_DISPATCH_DOC,
     ) as dag:
-        DispatchOperator(task_id="dispatch", retries=2, retry_delay=timedelta(seconds=5), do_xcom_push=False)
+        # No retries: the trigger fires again while there is something to do.
+        DispatchOperator(task_id="dispatch", retries=0, do_xcom_push=False)
     return dag
 
 

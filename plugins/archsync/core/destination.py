@@ -28,7 +28,8 @@ class Verification(StrEnum):
     C_FIND = "c-find"
 
 
-def _check_name(name: str) -> str | None:
+def check_name(name: str) -> str | None:
+    """Say what is wrong with the name of a destination or gateway, or None."""
     if _NAME.fullmatch(name):
         return None
     return "must be 1 to 40 lower-case letters, digits or underscores, starting with a letter"
@@ -61,7 +62,7 @@ def _check_time_zone(name: str) -> str | None:
 class Destination:
     """An archive that studies are sent to. Times are in seconds; sizes in bytes."""
 
-    name: str = setting("Short name; part of DAG ids, pool and listings.", example="vna1", check=_check_name)
+    name: str = setting("Short name; part of DAG ids, pool and listings.", example="vna1", check=check_name)
     called_ae_title: str = setting("The archive's AE title.", example="VNA1", check=check_ae_title)
     host: str = setting(
         "Host name or address of the archive.", example="vna1.hospital.example", check=lambda v: None if v else "must not be empty"

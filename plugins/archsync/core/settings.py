@@ -24,9 +24,40 @@ def setting(meaning: str, *, default: Any = dataclasses.MISSING, unit: str = "",
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def between(low: float, high: float) -> Check:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Range:
+    """The check that a number lies in ``low``..``high``; as text, ``from 1 to 65535``."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: float) -> str | None:
+        return None if self.low <= value <= self.high else f"must be {self}"
+
+    def __str__(self) -> str:
+        return f"from {_plain(self.low)} to {_plain(self.high)}"
+
+
+def between(low: float, high: float) -> Range:
     """Check that a number lies in ``low``..``high``."""
-    return lambda value: None if low <= value <= high else f"must be from {low:g} to {high:g}"
+    return Range(low, high)
+
+
+def format_value(value: Any) -> str:
+    """Write a typed value as :func:`parse_value` reads it: ``true``, ``22:00-06:00``, ``CITY,NORTH``; empty for none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(value)
+    if isinstance(value, Enum):
+        return str(value.value)
+    return _plain(value) if isinstance(value, float) else str(value)
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else repr(number)
 
 
 def setting_fields(cls: type) -> dict[str, dataclasses.Field[Any]]:
@@ -85,6 +116,10 @@ def _convert(wanted: Any, value: Any) -> Any:
             return None
         return _convert(next(a for a in args if a is not type(None)), value)
     if getattr(wanted, "__origin__", None) is tuple:
+        if value is None:
+            return ()
+        if not isinstance(value, str | list | tuple):
+            raise ValueError(f"must be a list (got {value!r})")
         items = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
         return tuple(_convert(str, item) for item in items if item != "")
     if isinstance(wanted, type) and issubclass(wanted, Enum):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from typing import Any
 
 from airflow.exceptions import AirflowNotFoundException
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowRuntimeError
-from psycopg.conninfo import make_conninfo
 
 from archsync.errors import ConfigurationError
 
@@ -27,16 +25,3 @@ def connection(conn_id: str) -> Any:
             code="connection-missing",
             next_step=f"Define it (Admin → Connections, or the variable AIRFLOW_CONN_{conn_id.upper()}).",
         ) from exc
-
-
-def libpq_dsn(found: Any, *, ignore: Set[str] = frozenset()) -> str:
-    """The libpq connection string of a ``postgres`` connection; entries of its extra are libpq options."""
-    options = {name: value for name, value in found.extra_dejson.items() if name not in ignore}
-    return make_conninfo(
-        host=found.host,
-        port=found.port or 5432,
-        user=found.login,
-        password=found.password,
-        dbname=found.schema,
-        **options,
-    )

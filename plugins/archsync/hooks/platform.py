@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 
-from archsync.hooks._connection import connection, libpq_dsn
+from archsync.hooks._connection import connection
+from archsync.hooks.connection_text import libpq_dsn
 from archsync.platformdb.reader import EXTRA_SETTINGS, Platform
 
 

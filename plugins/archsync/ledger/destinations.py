@@ -194,6 +194,12 @@ def insert_gateway(ledger: Ledger, gateway: Gateway) -> None:
         raise ConfigurationError(f"there is a gateway {gateway.name!r} already", code="duplicate-gateway")
 
 
+def update_gateway(ledger: Ledger, gateway: Gateway) -> None:
+    """Write facility group and queue of an existing gateway."""
+    parameters = {"name": gateway.name, "facility_group": gateway.facility_group, "queue": gateway.queue}
+    ledger.execute(SQL["update_gateway"], parameters)
+
+
 def audit(ledger: Ledger, *, actor: str, action: str, subject: str, detail: str = "") -> None:
     """Record who did what."""
     ledger.execute(SQL["audit"], {"actor": actor, "action": action, "subject": subject, "detail": detail})

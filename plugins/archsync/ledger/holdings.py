@@ -104,7 +104,8 @@ def of_studies(ledger: Ledger, destination_id: int, study_keys: Sequence[str]) -
     """What a destination holds of some studies: study key → instance key → held instance."""
     found: dict[str, dict[str, HeldInstance]] = {}
     for row in ledger.fetch_all(SQL["of_studies"], {"destination_id": destination_id, "study_keys": list(study_keys)}):
-        found.setdefault(row.pop("study_key"), {})[row["instance_key"]] = HeldInstance(**row)
+        study_key = row.pop("study_key")
+        found.setdefault(study_key, {})[row["instance_key"]] = HeldInstance(**row)
     return found
 
 

@@ -32,32 +32,24 @@ def check_platform(platform: Platform, *, sample_size: int = 10_000) -> list[Che
 
 def judge_facts(facts: PlatformFacts) -> list[CheckResult]:
     """Say what the facts mean, view by view, then what concerns the whole."""
-    results = list(_judge_server(facts))
+    found: list[CheckResult] = []
     for view in VIEWS:
-        found = facts.views[view.name]
-        of_view = [*_judge_shape(facts.schema, view, found), *judge_sample(facts.schema, view, found)]
-        of_view += judge_references(facts, view)
-        if not any(result.level is Level.ERROR for result in of_view):
-            rows = len(found.sample or ())
-            of_view.insert(
-                0, CheckResult(view.name, "", Level.OK, f"{len(view.columns)} columns, {rows} rows looked at")
-            )
+        found += _judge_shape(facts.schema, view, facts.views[view.name])
+        found += judge_sample(facts.schema, view, facts.views[view.name])
+        found += judge_references(facts, view)
+    found += judge_statuses(facts)
+    found += judge_locations(facts)
+    found += _judge_revisions(facts)
+    found += _judge_server(facts)
+    found += _judge_indexes(facts)
+    results: list[CheckResult] = []
+    for view in VIEWS:
+        of_view = [result for result in found if result.view == view.name]
+        if all(result.level is not Level.ERROR for result in of_view):
+            rows = len(facts.views[view.name].sample or ())
+            results.append(CheckResult(view.name, "", Level.OK, f"{len(view.columns)} columns, {rows} rows looked at"))
         results += of_view
-    results += judge_statuses(facts)
-    results += _judge_revisions(facts)
-    results += judge_locations(facts)
-    results += _judge_indexes(facts)
-    results.append(
-        CheckResult(
-            "",
-            "",
-            Level.INFO,
-            "whether changes are announced with NOTIFY can't be tested by reading",
-            "without NOTIFY changes are found at the next look, some seconds later; include/platform/schema.sql has"
-            " the triggers",
-        )
-    )
-    return results
+    return results + [result for result in found if not result.view]
 
 
 def _judge_server(facts: PlatformFacts) -> Iterator[CheckResult]:
@@ -94,7 +86,7 @@ def _judge_server(facts: PlatformFacts) -> Iterator[CheckResult]:
             "grant execute on function pg_control_system(), pg_control_checkpoint() to archsync's user",
         )
     for failure in facts.failures:
-        yield CheckResult("", "", Level.ERROR, failure, "see the findings below; most often an index is missing")
+        yield CheckResult("", "", Level.ERROR, failure, "see the other findings; most often an index is missing")
 
 
 def _judge_shape(schema: str, view: View, found: ViewFacts) -> Iterator[CheckResult]:
@@ -226,3 +218,10 @@ def _judge_indexes(facts: PlatformFacts) -> Iterator[CheckResult]:
         )
     if not by_table and not facts.failures and facts.position is not None:
         yield CheckResult("", "", Level.OK, "no query reads a big table whole")
+    yield CheckResult(
+        "",
+        "",
+        Level.INFO,
+        "whether changes are announced with NOTIFY can't be tested by reading",
+        "without NOTIFY they are found at the next look, seconds later; include/platform/schema.sql has the triggers",
+    )

@@ -11,13 +11,16 @@ import json
 import logging
 import re
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from socketserver import BaseServer
 from types import MappingProxyType
 from typing import Any
 
+from pydicom import config as pydicom_config
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
@@ -25,6 +28,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, build_context, evt
 from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import register_uid, uid_to_service_class
+from pynetdicom.transport import ThreadedAssociationServer
 
 from archsync.errors import ConfigurationError
 from archsync.simulate.catalog import Catalog
@@ -32,6 +36,7 @@ from archsync.simulate.catalog import Catalog
 LOGGER = logging.getLogger(__name__)
 
 RUDENESS_FILE = "rudeness.json"
+_POLL_S = 0.05
 
 _VERIFICATION = "1.2.840.10008.1.1"
 _STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
@@ -173,6 +178,7 @@ class SimulatedArchive:
         self._catalog = Catalog()
         self._server: Any = None
         self._entity: AE | None = None
+        self._thread = threading.Thread()
         self._stopping = threading.Event()
 
     def __enter__(self) -> SimulatedArchive:
@@ -227,7 +233,7 @@ class SimulatedArchive:
         Raises:
             ConfigurationError: the port can't be listened on, or the folder not be written to.
         """
-        _quiet_pynetdicom()
+        _keep_logs_clean()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -243,25 +249,36 @@ class SimulatedArchive:
         entity.dimse_timeout = 60
         entity.supported_contexts = [build_context(_VERIFICATION)]  # replaced per association in _on_requested
         try:
-            self._server = entity.start_server(
-                self._bind, block=False, ssl_context=self._ssl_context, evt_handlers=self._handlers()
+            self._server = entity.make_server(
+                self._bind,
+                ssl_context=self._ssl_context,
+                evt_handlers=self._handlers(),
+                server_class=ThreadedAssociationServer,
             )
         except OSError as exc:
             raise ConfigurationError(
                 f"port: can't listen on {self._bind[0]} port {self._bind[1]} ({exc.strerror})", code="bad-setting"
             ) from exc
         self._entity = entity
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(_POLL_S,), daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Stop listening and end open associations. Idempotent."""
         self._stopping.set()
-        if self._entity is not None:
-            self._entity.shutdown()
+        if self._server is None or self._entity is None:
+            return
+        BaseServer.shutdown(self._server)  # pynetdicom's own also unlists a server that start_server() has listed
+        self._server.server_close()
+        self._thread.join()
+        for association in self._entity.active_associations:
+            association.abort()
         self._server = None
         self._entity = None
 
     def _handlers(self) -> list[Any]:
         return [
+            (evt.EVT_CONN_OPEN, _send_at_once),
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_C_ECHO, lambda _: 0x0000),
             (evt.EVT_C_STORE, self._on_store),
@@ -415,6 +432,11 @@ class SimulatedArchive:
             yield 0xFF00, match
 
 
+def _send_at_once(event: evt.Event) -> None:
+    """Switch Nagle off: it would hold each response back until the sender's delayed ACK."""
+    event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def _supported_syntaxes(rudeness: Rudeness, sop_class: str, proposed: list[str]) -> list[str]:
     if sop_class in (_VERIFICATION, _STUDY_ROOT_FIND):
         return _UNCOMPRESSED
@@ -436,12 +458,14 @@ def _safe(uid: str) -> str:
     return f"odd-{hashlib.sha256(uid.encode()).hexdigest()[:32]}"
 
 
-def _quiet_pynetdicom() -> None:
-    """Keep identifiers and data sets out of the log: they are patient data."""
+def _keep_logs_clean() -> None:
+    """Keep identifiers and values out of this process's log: they are patient data. What comes is stored as it is."""
     _config.LOG_REQUEST_IDENTIFIERS = False
     _config.LOG_RESPONSE_IDENTIFIERS = False
     _config.LOG_HANDLER_LEVEL = "none"
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
 
 
 def run_archive(

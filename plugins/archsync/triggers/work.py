@@ -26,6 +26,8 @@ WORK_CHANNEL = "archsync_work"
 BURST_S = 0.05
 #: Shortest time between two wake-ups: about what a dispatcher run takes to act on the first, in seconds.
 PAUSE_S = 1.0
+#: Longest time between two wake-ups while the first has no visible effect, in seconds.
+PATIENCE_S = 30.0
 #: Wait before listening again after a database went away, in seconds.
 RECONNECT_S = 2.0
 #: How often a dispatcher run is started only to show that the platform does not answer, in seconds.
@@ -72,6 +74,7 @@ class WorkTrigger(BaseEventTrigger):
         ]
         ledger: Ledger | None = None
         platform: Platform | None = None
+        patience_s = PAUSE_S
         try:
             while True:
                 woken.clear()
@@ -81,8 +84,11 @@ class WorkTrigger(BaseEventTrigger):
                     platform = platform or await asyncio.to_thread(platform_hook.get_platform)
                     if await asyncio.to_thread(self._something_to_do, ledger, platform):
                         yield TriggerEvent({"reason": "work"})
-                        await asyncio.sleep(PAUSE_S)
+                        await asyncio.sleep(patience_s)
+                        # Nobody said that anything moved: the dispatcher is late or fails; don't hammer it.
+                        patience_s = PAUSE_S if woken.is_set() else min(2 * patience_s, PATIENCE_S)
                         continue
+                    patience_s = PAUSE_S
                     pause_s = await asyncio.to_thread(self._until_next_wake_s, ledger)
                 except ArchsyncError as exc:
                     self.log.warning("Can't look for work (%s); trying again in %s s.", exc.code, RECONNECT_S)

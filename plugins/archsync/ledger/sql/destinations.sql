@@ -54,6 +54,10 @@ select * from gateway order by name;
 insert into gateway (name, facility_group, queue) values (%(name)s, %(facility_group)s, %(queue)s)
 on conflict (name) do nothing returning gateway_id;
 
+-- name: update_gateway
+-- Give a gateway another facility group or queue.
+update gateway set facility_group = %(facility_group)s, queue = %(queue)s where name = %(name)s;
+
 -- name: audit
 -- Record who did what.
 insert into audit_event (actor, action, subject, detail) values (%(actor)s, %(action)s, %(subject)s, %(detail)s);

@@ -14,13 +14,14 @@ import queue
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import A_P_ABORT, A_RELEASE
+from pynetdicom.transport import T_CONNECT, AssociationSocket
 
 from archsync.core.contexts import ProposedContext
 from archsync.core.destination import check_ae_title
@@ -34,11 +35,12 @@ _POLL_S = 0.05
 _ABSTRACT_SYNTAX_REFUSED = 3
 _INVALID_PDU = 5
 
-# Identifiers and data sets are patient data: pynetdicom logs them from INFO on, and queries even apart from the level.
+# Identifiers and data sets are patient data. pynetdicom logs them up to INFO, pydicom quotes odd values in warnings.
 _config.LOG_REQUEST_IDENTIFIERS = False
 _config.LOG_RESPONSE_IDENTIFIERS = False
 _config.LOG_HANDLER_LEVEL = "none"
 logging.getLogger("pynetdicom").setLevel(logging.WARNING)
+logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 
 class PeerAssociation:
@@ -147,17 +149,14 @@ class PeerAssociation:
 def _hang_up(association: Association) -> None:
     wrapper = association.dul.socket
     if wrapper is not None and wrapper.socket is not None:
-        try:
+        with suppress(OSError):  # closed already
             wrapper.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # closed already
 
 
 class _Notes:
     """What happened on the wire, noted by event handlers (in pynetdicom's threads)."""
 
-    def __init__(self, network_timeout_s: float) -> None:
-        self._network_timeout_s = network_timeout_s
+    def __init__(self) -> None:
         self.is_connected = False
         self.abort: tuple[int, int] | None = None
         self.last_primitive: Any = None
@@ -169,26 +168,8 @@ class _Notes:
             (evt.EVT_ACSE_RECV, self._on_primitive),
         ]
 
-    def _on_open(self, event: evt.Event) -> None:
+    def _on_open(self, _: evt.Event) -> None:
         self.is_connected = True
-        wrapper = event.assoc.dul.socket
-        assert wrapper is not None
-        connection = wrapper.socket
-        assert connection is not None
-        # pynetdicom leaves the socket without a time-out: a peer that stops reading would hold its thread for ever.
-        connection.settimeout(self._network_timeout_s)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not hasattr(socket, "TCP_QUICKACK"):
-            return
-        # Nagle at the peer (DCMTK's default) waits for our kernel's delayed ACK, 40 ms an instance. Linux forgets the
-        # option, so it is set before each read.
-        plain_recv = wrapper.recv
-
-        def recv(nr_bytes: int) -> bytearray:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-            return plain_recv(nr_bytes)
-
-        wrapper.recv = recv
 
     def _on_pdu(self, event: evt.Event) -> None:
         if isinstance(event.pdu, A_ABORT_RQ):
@@ -196,6 +177,40 @@ class _Notes:
 
     def _on_primitive(self, event: evt.Event) -> None:
         self.last_primitive = event.primitive
+
+
+class _Socket(AssociationSocket):
+    """pynetdicom's socket, tuned, with a time-out, and closed for certain."""
+
+    def connect(self, primitive: T_CONNECT) -> None:
+        super().connect(primitive)
+        if self.socket is None:
+            return
+        # pynetdicom leaves none: a peer that stops reading would hold its thread, and our process, for ever.
+        self.socket.settimeout(self.assoc.network_timeout)
+        with suppress(OSError):  # the peer has hung up already, which the next read finds
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        # Nagle at the peer (DCMTK's default) waits for our kernel's delayed ACK: 40 ms for each instance. Linux forgets
+        # this option, so it is set before each read; other systems lack it.
+        if self.socket is not None and hasattr(socket, "TCP_QUICKACK"):
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return super().recv(nr_bytes)
+
+    def _shutdown_socket(self) -> None:
+        super()._shutdown_socket()
+        if self.socket is not None:
+            self.socket.close()  # theirs stays open when shutdown() fails, as it does on a socket not connected
+
+
+class _Entity(AE):
+    """An AE that makes :class:`_Socket`."""
+
+    def _create_socket(self, assoc: Association, address: Any, tls_args: Any) -> AssociationSocket:
+        wrapper = _Socket(assoc, address=address)
+        wrapper.tls_args = tls_args
+        return wrapper
 
 
 @contextmanager
@@ -214,12 +229,12 @@ def open_association(endpoint: Endpoint, contexts: Sequence[ProposedContext]) ->
         if problem := check_ae_title(title):
             raise ConfigurationError(f"{setting}: {problem} (got {title!r})", code="bad-setting")
     tls_args = (build_tls_context(endpoint.tls), endpoint.host) if endpoint.tls else None
-    entity = AE(ae_title=endpoint.calling_ae_title)
+    entity = _Entity(ae_title=endpoint.calling_ae_title)
     entity.connection_timeout = endpoint.connect_timeout_s
     entity.acse_timeout = endpoint.acse_timeout_s
     entity.dimse_timeout = endpoint.dimse_timeout_s
     entity.network_timeout = endpoint.network_timeout_s
-    notes = _Notes(endpoint.network_timeout_s)
+    notes = _Notes()
     association = entity.associate(
         resolve(endpoint),
         endpoint.port,

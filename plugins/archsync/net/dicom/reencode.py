@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 
 from pydicom import dcmread
+from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
@@ -33,8 +34,8 @@ def reencode(facts: FileFacts, target_syntax_uid: str) -> bytes:
         InvalidInput: ``transfer-syntax-not-accepted``: no codec here decodes it, or the data set can't be re-encoded.
     """
     try:
-        with warnings.catch_warnings():
-            # pydicom warns about every odd value; values go out as they are, and warnings may quote them
+        # Odd values go out as they are; warnings about them would quote them.
+        with disable_value_validation(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data_set = dcmread(facts.path, force=True)
             if "TransferSyntaxUID" not in data_set.file_meta:

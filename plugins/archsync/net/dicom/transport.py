@@ -158,25 +158,35 @@ def start_tls(endpoint: Endpoint, connection: socket.socket) -> ssl.SSLSocket:
     """
     assert endpoint.tls is not None, "only called for endpoints with TLS"
     context = build_tls_context(endpoint.tls)
+    secured = context.wrap_socket(connection, server_hostname=endpoint.host, do_handshake_on_connect=False)
     try:
-        secured = context.wrap_socket(connection, server_hostname=endpoint.host)
-        secured.settimeout(min(_ALERT_WAIT_S, endpoint.connect_timeout_s))
-        try:
-            hung_up = secured.recv(1) == b""
-        except TimeoutError:
-            hung_up = False  # silence is what an SCP owes us before our request
+        secured.do_handshake()
+        _wait_for_objections(endpoint, secured)
     except ssl.SSLCertVerificationError as exc:
+        secured.close()
         raise _untrusted(endpoint, exc) from exc
     except ssl.SSLError as exc:
+        secured.close()
         raise _tls_failure(endpoint, exc) from exc
     except OSError as exc:
+        secured.close()
         raise PeerUnavailable(
-            f"{where(endpoint)} fell silent during the TLS handshake ({exc.strerror or exc})", code="tls-no-answer"
+            f"{where(endpoint)} fell silent or hung up during the TLS handshake ({exc.strerror or exc})",
+            code="tls-no-answer",
         ) from exc
-    if hung_up:
-        raise PeerUnavailable(f"{where(endpoint)} hung up right after the TLS handshake", code="tls-no-answer")
     secured.settimeout(endpoint.connect_timeout_s)
     return secured
+
+
+def _wait_for_objections(endpoint: Endpoint, secured: ssl.SSLSocket) -> None:
+    """Let the peer refuse our certificate; silence means that it does not."""
+    secured.settimeout(min(_ALERT_WAIT_S, endpoint.connect_timeout_s))
+    try:
+        hung_up = secured.recv(1) == b""
+    except TimeoutError:
+        return  # an SCP says nothing before our request
+    if hung_up:
+        raise ConnectionResetError("hung up right after it")
 
 
 def _untrusted(endpoint: Endpoint, exc: ssl.SSLCertVerificationError) -> ArchsyncError:
