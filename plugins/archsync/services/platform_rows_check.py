@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from archsync.core.platform_contract import INSTANCE, SQL_TYPES, STUDY, Column, Kind, View
 from archsync.core.study import ExamStatus
 from archsync.errors import InvalidInput
+from archsync.net.images import local_image
 from archsync.platformdb.facts import PlatformFacts, Reference, TextRow, ViewFacts
 from archsync.platformdb.rows import parse_instance
 from archsync.services.check_result import CheckResult, Level
@@ -162,10 +161,10 @@ def judge_statuses(facts: PlatformFacts) -> Iterator[CheckResult]:
 
 
 def judge_locations(facts: PlatformFacts) -> Iterator[CheckResult]:
-    rows = facts.views[INSTANCE.name].sample or []
-    present = [row for row in rows if _value(INSTANCE, row, "removed_at") is None]
+    """Name locations nothing here can read, and look whether the newest files are there."""
+    present = [row for row in facts.views[INSTANCE.name].sample or () if _value(INSTANCE, row, "removed_at") is None]
     locations = [location for row in present if (location := _value(INSTANCE, row, "location")) is not None]
-    schemes = Counter(urlsplit(location).scheme.lower() for location in locations)
+    schemes = Counter(_scheme(location) for location in locations)
     for scheme, count in sorted(schemes.items()):
         if scheme not in _READABLE_SCHEMES:
             named = f"the scheme {scheme}://" if scheme else "no scheme"
@@ -179,39 +178,46 @@ def judge_locations(facts: PlatformFacts) -> Iterator[CheckResult]:
     yield from _judge_files(present[:_FILES_LOOKED_AT])
 
 
+def _scheme(location: str) -> str:
+    scheme, separator, _ = location.partition("://")
+    return scheme.lower() if separator else ""
+
+
 def _judge_files(rows: list[TextRow]) -> Iterator[CheckResult]:
-    looked_at = unreadable = changed = 0
-    example: str | None = None
+    unreadable: list[str] = []
+    resized: list[str] = []
+    looked_at = 0
     for row in rows:
         try:
             instance = parse_instance(row)
         except InvalidInput:
             continue
-        parts = urlsplit(instance.location)
-        if parts.scheme.lower() != "file":
+        if _scheme(instance.location) not in _READABLE_SCHEMES:
             continue
         looked_at += 1
         try:
-            size_bytes = Path(unquote(parts.path)).stat().st_size
-        except (OSError, ValueError):
-            unreadable += 1
-            example = example or instance.instance_key
+            size_bytes = local_image(instance.location, sop_instance_uid=instance.sop_instance_uid).stat().st_size
+        except (InvalidInput, OSError):
+            unreadable.append(instance.instance_key)
             continue
-        changed += size_bytes != instance.size_bytes
+        if size_bytes != instance.size_bytes:
+            resized.append(instance.instance_key)
     if unreadable:
         yield CheckResult(
             INSTANCE.name,
             "location",
             Level.WARNING,
-            f"{unreadable} of the {looked_at} newest files can't be read from here, such as instance_key {example}",
+            f"{len(unreadable)} of the {looked_at} newest files can't be read from here,"
+            f" such as instance_key {unreadable[0]}",
             "no fault if another machine does the sending; there the same paths have to lead to the files",
         )
-    if changed:
+    if resized:
         yield CheckResult(
             INSTANCE.name,
             "size_bytes",
             Level.WARNING,
-            f"{changed} of the {looked_at} newest files have another size than size_bytes says",
+            f"{len(resized)} of the {looked_at} newest files have another size than size_bytes says,"
+            f" such as instance_key {resized[0]}",
             "archsync refuses such a file as changed; size_bytes is the size of the whole file, in bytes",
         )
 
