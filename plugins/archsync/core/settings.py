@@ -44,7 +44,7 @@ def between(low: float, high: float) -> Range:
 
 
 def format_value(value: Any) -> str:
-    """Write a typed value as :func:`parse_value` reads it: ``true``, ``22:00-06:00``, ``CITY,NORTH``; empty for none."""
+    """Write a typed value as :func:`parse_value` reads it: ``true``, ``0.5``, ``CITY,NORTH``; empty for none."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from archsync.core.destination import Destination
 from archsync.core.planning import Held, Plan, plan
 from archsync.core.study import Study
+from archsync.errors import InvalidInput
 from archsync.ledger import destinations, holdings, jobs, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
@@ -89,11 +90,24 @@ def _plan_batch(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *
     return PlanningReport(len(study_keys), made, refreshed, len(batch.rejected))
 
 
-def dry_run(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *, now: datetime) -> list[PlannedStudy]:
-    """What planning would do for these studies, at every destination; writes nothing."""
+def dry_run(
+    platform: Platform,
+    ledger: Ledger,
+    study_keys: Sequence[str],
+    *,
+    now: datetime,
+    on_rejected: Callable[[str, InvalidInput], None] | None = None,
+) -> list[PlannedStudy]:
+    """What planning would do for these studies, at every destination; writes nothing.
+
+    ``on_rejected`` is called with the key of each study that can't be read, and why.
+    """
     found: list[PlannedStudy] = []
     for start in range(0, len(study_keys), BATCH):
         batch = platform.fetch_studies(study_keys[start : start + BATCH])
+        if on_rejected is not None:
+            for study_key, error in batch.rejected.items():
+                on_rejected(study_key, error)
         found.extend(_compare(ledger, batch.studies, now=now))
     return found
 

@@ -1,0 +1,260 @@
+"""``archsync destination``: its options are made from the settings in ``core.destination``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+
+from archsync.cli import pools
+from archsync.cli.access import Site, pass_site
+from archsync.cli.output import json_option, moment, plain, write_facts, write_json, write_json_object, write_table
+from archsync.core.destination import Destination
+from archsync.core.retry import Health
+from archsync.core.settings import format_value, setting_fields
+from archsync.ledger import destinations as store
+from archsync.ledger.database import Ledger
+from archsync.ledger.destinations import DestinationHealth
+from archsync.services import destinations
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group()
+def destination() -> None:
+    """Destinations: archives that studies are sent to."""
+
+
+def setting_options(function: F) -> F:
+    """Add an option for every setting of a destination."""
+    for field in reversed(setting_fields(Destination).values()):
+        if field.name != "name":
+            function = _setting_option(field)(function)
+    return function
+
+
+def _setting_option(field: dataclasses.Field[Any]) -> Callable[[F], F]:
+    flag = "--" + field.name.replace("_", "-")
+    if isinstance(field.default, bool):
+        help_text = f"{field.metadata['meaning']} Default: {'--' if field.default else '--no-'}{flag[2:]}."
+        return click.option(f"{flag}/--no-{flag[2:]}", field.name, default=None, help=help_text)
+    names = ["--ae-title", flag] if field.name == "called_ae_title" else [flag]
+    return click.option(*names, field.name, metavar="VALUE", help=describe(field))
+
+
+def describe(field: dataclasses.Field[Any]) -> str:
+    """A setting in a line: meaning, unit, default, example."""
+    parts = [field.metadata["meaning"]]
+    if field.default is dataclasses.MISSING:
+        parts.append("Required.")
+    elif field.default not in (None, ()):
+        unit = f" {field.metadata['unit']}" if field.metadata["unit"] else ""
+        parts.append(f"Default: {format_value(field.default)}{unit}.")
+    if field.metadata["example"]:
+        parts.append(f"Example: {field.metadata['example']}.")
+    return " ".join(parts)
+
+
+def parse_assignments(assignments: tuple[str, ...]) -> dict[str, str]:
+    """Read ``key=value`` arguments.
+
+    Raises:
+        click.UsageError: one has no ``=``, or a key is given twice.
+    """
+    values: dict[str, str] = {}
+    for assignment in assignments:
+        key, separator, value = assignment.partition("=")
+        key = key.strip().replace("-", "_")
+        if not separator or not key:
+            raise click.UsageError(f"{assignment!r} is no setting; write it as key=value.")
+        if key in values:
+            raise click.UsageError(f"{key} is given twice.")
+        values[key] = value
+    return values
+
+
+@destination.command()
+@click.argument("name")
+@setting_options
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, as `destination set` takes it."
+)
+@pass_site
+def create(site: Site, /, name: str, assignments: tuple[str, ...], **options: Any) -> None:
+    """Make the destination NAME. Studies that are due go there as soon as it is made; --no-enabled has them wait."""
+    given = {key: value for key, value in options.items() if value is not None}
+    more = parse_assignments(assignments)
+    if twice := sorted(given.keys() & more.keys()):
+        raise click.UsageError(f"{twice[0]} is given twice.")
+    with site.open_ledger() as ledger:
+        made = destinations.create(ledger, site.fetch_facilities, {"name": name, **given, **more}, actor=site.actor)
+    click.echo(f"Destination {name} made: {made.called_ae_title} at {made.host} port {made.port}.")
+    pools.sync_or_say([made])
+
+
+@destination.command("list")
+@json_option
+@pass_site
+def list_destinations(site: Site, as_json: bool) -> None:
+    """List the destinations, and how each of them is."""
+    with site.open_ledger() as ledger:
+        found, health = store.all_destinations(ledger), store.health(ledger)
+    if as_json:
+        write_json(_as_json(d, health[d.destination_id or 0]) for d in found)
+        return
+    write_table(
+        ("NAME", "AE TITLE", "HOST", "PORT", "GATEWAY", "TRIGGER", "SCOPE", "STATE"),
+        [
+            (d.name, d.called_ae_title, d.host, d.port, d.gateway, d.trigger_status.value, _scope(d), _state(d, health))
+            for d in found
+        ],
+        empty="There is no destination. `archsync destination create` makes one.",
+    )
+
+
+@destination.command()
+@click.argument("name")
+@json_option
+@pass_site
+def show(site: Site, name: str, as_json: bool) -> None:
+    """Show all settings of the destination NAME."""
+    with site.open_ledger() as ledger:
+        found = store.get(ledger, name)
+        health = store.health(ledger)
+    if as_json:
+        write_json_object(_as_json(found, health[found.destination_id or 0]))
+        return
+    fields = setting_fields(Destination).values()
+    write_facts([("state", _state(found, health)), ("reason", health[found.destination_id or 0].health.reason)])
+    click.echo()
+    write_table(
+        ("SETTING", "VALUE", "", "MEANING"),
+        [
+            (f.name, _with_unit(f, found), "" if getattr(found, f.name) == f.default else "*", f.metadata["meaning"])
+            for f in fields
+        ],
+        empty="",
+    )
+    click.echo("* differs from the default")
+
+
+@destination.command("set")
+@click.argument("name")
+@click.argument("assignments", metavar="KEY=VALUE...", nargs=-1, required=True)
+@click.option(
+    "--override",
+    is_flag=True,
+    help="Allow another AE title or host though the destination holds studies: the same archive has moved.",
+)
+@pass_site
+def set_settings(site: Site, name: str, assignments: tuple[str, ...], override: bool) -> None:
+    """Change settings of the destination NAME; an empty value takes a setting away. `show` lists the keys."""
+    with site.open_ledger() as ledger:
+        _change(site, ledger, name, parse_assignments(assignments), override=override)
+
+
+@destination.command()
+@click.argument("name")
+@pass_site
+def enable(site: Site, name: str) -> None:
+    """Let jobs of the destination NAME run."""
+    with site.open_ledger() as ledger:
+        _change(site, ledger, name, {"enabled": True})
+
+
+@destination.command()
+@click.argument("name")
+@pass_site
+def disable(site: Site, name: str) -> None:
+    """Have jobs of the destination NAME wait; what runs is finished."""
+    with site.open_ledger() as ledger:
+        _change(site, ledger, name, {"enabled": False})
+
+
+def _change(site: Site, ledger: Ledger, name: str, values: dict[str, Any], *, override: bool = False) -> None:
+    changes = destinations.change(
+        ledger,
+        site.fetch_facilities,
+        name,
+        values,
+        actor=site.actor,
+        now=datetime.now(UTC),
+        override=override,
+    )
+    for change in changes:
+        click.echo(f"{name}: {change}")
+    if not changes:
+        click.echo(f"{name}: nothing to change")
+    elif any(change.name in ("concurrency", "enabled") for change in changes):
+        pools.sync_or_say([store.get(ledger, name)])
+
+
+@destination.command("test")
+@click.argument("name")
+@json_option
+@click.pass_context
+def test_destination(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Try the destination NAME from here, step by step, up to C-ECHO and what it accepts. Nothing is stored.
+
+    A destination behind a gateway is reached from there, not from here. Exits with 1 when a step fails.
+    """
+    # pynetdicom takes half a second that no other command of this module needs.
+    from archsync.core.transfer import Endpoint
+    from archsync.net.dicom.echo import diagnose
+
+    site = ctx.find_object(Site)
+    assert site is not None, "made by the top command"
+    with site.open_ledger() as ledger:
+        found = store.get(ledger, name)
+    if found.gateway:
+        click.echo(f"note: jobs of {name} leave through gateway {found.gateway}; this tries it from here", err=True)
+    steps = diagnose(Endpoint.of(found))
+    failed = False
+    if as_json:
+        done = list(steps)
+        failed = any(not step.ok for step in done)
+        write_json({"step": s.name, "ok": s.ok, "code": s.code, "message": s.message} for s in done)
+    else:
+        for step in steps:
+            failed = failed or not step.ok
+            click.echo(f"{'ok' if step.ok else 'FAILED':<8}{step.name:<13}{step.message}")
+    if failed:
+        ctx.exit(1)
+
+
+def _scope(found: Destination) -> str:
+    parts = [*found.facilities, *(f"group {group}" for group in found.facility_groups)]
+    return ", ".join(parts) or "all"
+
+
+def _state(found: Destination, health: dict[int, DestinationHealth]) -> str:
+    known = health[found.destination_id or 0]
+    if not found.enabled:
+        return "disabled"
+    if known.is_suspended:
+        return "suspended in Airflow"
+    return _down(known.health) if known.health.is_down else "enabled"
+
+
+def _down(health: Health) -> str:
+    return f"down since {moment(health.down_since)} ({health.reason_code})"
+
+
+def _with_unit(field: dataclasses.Field[Any], found: Destination) -> str:
+    text = format_value(getattr(found, field.name))
+    return f"{text} {field.metadata['unit']}" if text and field.metadata["unit"] else text
+
+
+def _as_json(found: Destination, known: DestinationHealth) -> dict[str, Any]:
+    settings = {name: plain(getattr(found, name)) for name in setting_fields(Destination)}
+    return {
+        **settings,
+        "is_suspended": known.is_suspended,
+        "down_since": known.health.down_since,
+        "probe_at": known.health.probe_at,
+        "reason_code": known.health.reason_code,
+        "reason": known.health.reason,
+    }

@@ -1,0 +1,68 @@
+"""``archsync held``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from archsync.cli.access import Site, pass_site
+from archsync.cli.output import json_option, moment, write_json, write_table
+from archsync.ledger import destinations as destination_store
+from archsync.ledger import holdings
+
+
+@click.command()
+@click.option("--destination", "name", required=True, metavar="NAME", help="The archive asked about.")
+@click.option("--study", "study_instance_uid", metavar="UID", help="Instance by instance, of this Study Instance UID.")
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="At most this many studies."
+)
+@json_option
+@pass_site
+def held(site: Site, name: str, study_instance_uid: str | None, limit: int, as_json: bool) -> None:
+    """Say what an archive holds: what it acknowledged, and what of it was seen there by a query (verified)."""
+    with site.open_ledger() as ledger:
+        destination_id = destination_store.get(ledger, name).destination_id
+        assert destination_id is not None, "read from the ledger"
+        if study_instance_uid is not None:
+            _write_instances(name, holdings.instances_of_study(ledger, destination_id, study_instance_uid), as_json)
+        else:
+            _write_studies(name, holdings.listing(ledger, destination_id, limit=limit), limit, as_json)
+
+
+def _write_studies(name: str, found: list[holdings.HeldStudy], limit: int, as_json: bool) -> None:
+    if as_json:
+        write_json(map(asdict, found))
+        return
+    write_table(
+        ("STUDY", "SERIES", "IMAGES", "VERIFIED", "REJECTED", "LAST STORED"),
+        [
+            (s.study_instance_uid, s.series, s.instances, s.verified, s.rejected, moment(s.last_stored_at))
+            for s in found
+        ],
+        empty=f"{name} holds nothing that archsync knows of.",
+    )
+    if len(found) == limit:
+        click.echo("There may be more: --limit shows them.")
+
+
+def _write_instances(name: str, found: list[holdings.HeldInstanceDetail], as_json: bool) -> None:
+    if as_json:
+        write_json(map(asdict, found))
+        return
+    write_table(
+        ("SERIES", "INSTANCE", "STATUS", "STORED", "VERIFIED", "REJECTED"),
+        [
+            (
+                i.series_instance_uid,
+                i.sop_instance_uid,
+                f"{i.store_status:04X}",
+                moment(i.stored_at),
+                moment(i.verified_at),
+                "yes" if i.rejected_by else "",
+            )
+            for i in found
+        ],
+        empty=f"{name} holds nothing of this study that archsync knows of.",
+    )

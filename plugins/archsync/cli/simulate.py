@@ -1,0 +1,72 @@
+"""``archsync simulate``: a platform and archives to try things with. Not for production databases."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from archsync.cli.access import Site, pass_site
+from archsync.cli.output import count
+
+
+@click.group()
+def simulate() -> None:
+    """A platform and an archive to try things with."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+
+@simulate.command()
+@click.option(
+    "--folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where the DICOM files go."
+)
+@click.option(
+    "--studies", type=click.IntRange(0, 100_000), default=30, show_default=True, help="Studies to begin with."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Another seed gives other studies.")
+@click.option(
+    "--slices", type=click.IntRange(1, 5_000), default=16, show_default=True, help="Least images in a series."
+)
+@click.option(
+    "--interval", "interval_s", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Seconds a step."
+)
+@click.option("--exams", type=click.IntRange(0), default=3, show_default=True, help="Exams that move on in a step.")
+@click.option("--once", is_flag=True, help="Only fill the database, do not let exams move on.")
+@pass_site
+def platform(
+    site: Site, folder: Path, studies: int, seed: int, slices: int, interval_s: float, exams: int, once: bool
+) -> None:
+    """Make the reference platform in the database of --platform-dsn, fill it, and let exams move on until Ctrl-C."""
+    from archsync.simulate.platform import SimulatedPlatform, run_platform
+
+    dsn, _ = site.resolve_platform()
+    simulated = SimulatedPlatform(dsn, folder, seed=seed, slices=slices)
+    simulated.install()
+    click.echo(f"{count(simulated.fill(studies), 'study', 'studies')} added.")
+    if once:
+        return
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run_platform(simulated, interval_s=interval_s, stop=stop, report=click.echo, exams=exams)
+
+
+@simulate.command()
+@click.option("--folder", required=True, type=click.Path(file_okay=False, path_type=Path), help="Where it stores.")
+@click.option("--port", type=click.IntRange(0, 65535), default=11112, show_default=True, help="0 takes a free one.")
+@click.option("--ae-title", default="SIMARCHIVE", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address it listens on.")
+def archive(folder: Path, port: int, ae_title: str, host: str) -> None:
+    """Run an archive that stores, answers C-ECHO and C-FIND, until Ctrl-C.
+
+    A file rudeness.json in its folder has it misbehave, from the moment it is written.
+    """
+    from archsync.core.destination import check_ae_title
+    from archsync.simulate.archive import run_archive
+
+    if problem := check_ae_title(ae_title):
+        raise click.BadParameter(f"{problem}.", param_hint="--ae-title")
+    run_archive(folder, port, ae_title=ae_title, host=host, announce=click.echo)

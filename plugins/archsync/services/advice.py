@@ -1,0 +1,55 @@
+"""What an administrator can do about a job that does not move, in one sentence."""
+
+from __future__ import annotations
+
+from archsync.core.job import Job, JobStatus, WaitReason
+from archsync.errors import InvalidInput
+from archsync.messages.store_status import STATUS_TABLE
+
+_NOTHING = "Nothing to do."
+
+_WAITING = {
+    WaitReason.SETTLING: "Nothing to do: it starts when no more images arrive.",
+    WaitReason.EXAM_STATUS: "Nothing to do: it goes on when the exam reaches the destination's trigger status again.",
+    WaitReason.HOLD: "Release the study on the platform.",
+    WaitReason.DISABLED: "`archsync destination enable {destination}` lets it run.",
+    WaitReason.SUSPENDED: "Switch the destination's DAG on in Airflow.",
+    WaitReason.SEND_WINDOW: "Nothing to do: it starts when the destination's send window opens.",
+    WaitReason.DESTINATION_DOWN: "`archsync destination test {destination}` says where it fails.",
+    WaitReason.LANE: "See to job {blocked_by}, which has to finish first.",
+    WaitReason.BACKOFF: _NOTHING,
+    WaitReason.QUEUE: _NOTHING,
+}
+
+_ON_PLATFORM = f"{InvalidInput.next_step.removesuffix(', then retry.')}, then `archsync jobs retry {{job_id}}`."
+
+#: Codes of failed jobs, beside those of C-STORE statuses.
+_FAILED = {
+    "file-missing": _ON_PLATFORM,
+    "file-unreadable": _ON_PLATFORM,
+    "file-truncated": _ON_PLATFORM,
+    "file-not-dicom": _ON_PLATFORM,
+    "file-not-regular": _ON_PLATFORM,
+    "file-changed": _ON_PLATFORM,
+    "uid-mismatch": _ON_PLATFORM,
+    "unknown-location-scheme": _ON_PLATFORM,
+    "marked-failed": "`archsync jobs retry {job_id}` starts it afresh.",
+    "sop-class-not-accepted": "Enable the SOP class at the archive, then `archsync jobs retry {job_id}`.",
+    "transfer-syntax-not-accepted": "Enable the transfer syntax at the archive, then `archsync jobs retry {job_id}`.",
+    **{row.code: row.next_step for row in STATUS_TABLE},
+}
+
+_OTHERWISE = "Correct the cause that the reason names, then `archsync jobs retry {job_id}`."
+
+
+def next_step(job: Job, *, wait_reason: WaitReason | None, blocked_by: int | None) -> str:
+    """Say what to do about a job as it stands."""
+    if job.status is JobStatus.FAILED:
+        sentence = _FAILED.get(job.reason_code or "", _OTHERWISE)
+    elif job.status is JobStatus.WAITING and wait_reason is not None:
+        sentence = _WAITING[wait_reason]
+    elif job.status is JobStatus.RETRYING:
+        sentence = "Nothing to do: archsync tries again by itself."
+    else:
+        sentence = _NOTHING
+    return sentence.format(job_id=job.job_id, destination=job.destination, blocked_by=blocked_by)

@@ -1,0 +1,212 @@
+"""Making and changing destinations: what the command line, the configuration file and the pages all call.
+
+Every change is checked as a whole, written with its audit entry in one transaction, and followed by what makes the
+dispatcher and the planner see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from archsync.core.destination import Destination
+from archsync.core.settings import format_value, parse_settings, setting_fields
+from archsync.core.study import Facility
+from archsync.errors import ConfigurationError
+from archsync.ledger import destinations as store
+from archsync.ledger import holdings, plan_queue
+from archsync.ledger.database import Ledger
+
+#: Gives the platform's facilities; called only when a scope has to be checked.
+KnownFacilities = Callable[[], Sequence[Facility]]
+
+#: What the ledger's facts are tied to: another archive behind the same name would make them untrue.
+IDENTITY = frozenset({"called_ae_title", "host"})
+#: Settings that decide which studies are due: every study is compared again when one changes.
+DECIDES_WHAT_IS_DUE = frozenset({"trigger_status", "facilities", "facility_groups"})
+#: Settings that decide whether the archive can be reached: one that is down is probed at once when one changes.
+DECIDES_REACH = IDENTITY | {
+    "port",
+    "calling_ae_title",
+    "tls",
+    "tls_ca_file",
+    "tls_certificate_file",
+    "tls_private_key_file",
+    "tls_check_hostname",
+}
+
+#: Settings without a default.
+REQUIRED = tuple(name for name, field in setting_fields(Destination).items() if field.default is MISSING)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChange:
+    """A setting with its value before (None: it is new) and after, as text."""
+
+    name: str
+    old: str | None
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.new}" if self.old is None else f"{self.name}: {self.old or '∅'} → {self.new or '∅'}"
+
+
+def build(values: Mapping[str, Any]) -> Destination:
+    """Check the settings of a new destination; those not given take their defaults.
+
+    Raises:
+        ConfigurationError: a setting is unknown, wrong or missing; the message names all of them.
+    """
+    typed = parse_settings(Destination, values)
+    missing = [name for name in REQUIRED if name not in typed]
+    if missing:
+        raise ConfigurationError(f"a destination needs {', '.join(missing)}", code="bad-setting")
+    return Destination(**typed)
+
+
+def rebuild(current: Destination, values: Mapping[str, Any]) -> Destination:
+    """Check new values for some settings of a destination and give the destination as it would be.
+
+    Raises:
+        ConfigurationError: a setting is unknown or wrong; the message names all of them.
+    """
+    typed = parse_settings(Destination, values)
+    if typed.get("name", current.name) != current.name:
+        raise ConfigurationError(
+            f"name: destination {current.name} can't be renamed; its jobs, DAGs and pool carry the name",
+            code="bad-setting",
+            next_step="Make a new destination, or keep the name.",
+        )
+    return replace(current, **typed)
+
+
+def differences(old: Destination | None, new: Destination) -> tuple[SettingChange, ...]:
+    """What differs between two states of a destination; of a new one, all that is not its default."""
+    changes = []
+    for name, field in setting_fields(Destination).items():
+        after = getattr(new, name)
+        if old is None:
+            if name != "name" and after != field.default:
+                changes.append(SettingChange(name, None, format_value(after)))
+        elif (before := getattr(old, name)) != after:
+            changes.append(SettingChange(name, format_value(before), format_value(after)))
+    return tuple(changes)
+
+
+def unknown_scope(
+    facilities: KnownFacilities, *, facility_ids: Sequence[str] = (), facility_groups: Sequence[str] = ()
+) -> list[str]:
+    """Name the facilities and groups that the platform does not have, each with those it has."""
+    if not facility_ids and not facility_groups:
+        return []
+    known = facilities()
+    ids, groups = {f.facility_id for f in known}, {f.facility_group for f in known}
+    return [
+        *(_unknown("facility", name, ids) for name in facility_ids if name not in ids),
+        *(_unknown("facility group", name, groups) for name in facility_groups if name not in groups),
+    ]
+
+
+def _unknown(what: str, name: str, known: set[str]) -> str:
+    listed = ", ".join(sorted(known)) or "none"
+    return f"the platform has no {what} {name!r} (it has {listed})"
+
+
+def changes_identity(ledger: Ledger, current: Destination, changes: Sequence[SettingChange]) -> list[str]:
+    """The changed settings that the facts about a destination are tied to, if it holds anything; else none."""
+    tied = [change.name for change in changes if change.name in IDENTITY]
+    return tied if tied and holdings.holds_anything(ledger, _id(current)) else []
+
+
+def identity_problem(destination: Destination, tied: Sequence[str]) -> str:
+    """The sentence that refuses to change what a destination's facts are tied to."""
+    names = " and ".join(tied)
+    return f"{names}: {destination.name} holds studies, and the ledger's facts are about the archive it names now"
+
+
+def create(ledger: Ledger, facilities: KnownFacilities, values: Mapping[str, Any], *, actor: str) -> Destination:
+    """Make a destination; every study is then compared with what it holds, which is nothing yet.
+
+    Raises:
+        ConfigurationError: a setting is wrong, the name is taken, or a facility, group or gateway does not exist.
+    """
+    wanted = build(values)
+    _check_scope(facilities, wanted, {"facilities", "facility_groups"})
+    with ledger.transaction():
+        made = store.insert(ledger, wanted)
+        _record(ledger, actor, "destination.create", made, differences(None, made))
+        plan_queue.reset_watermark(ledger)
+        store.notify_work(ledger)
+    return made
+
+
+def change(
+    ledger: Ledger,
+    facilities: KnownFacilities,
+    name: str,
+    values: Mapping[str, Any],
+    *,
+    actor: str,
+    now: datetime,
+    override: bool = False,
+) -> tuple[SettingChange, ...]:
+    """Change settings of a destination and return what changed; nothing is written when nothing does.
+
+    ``override`` allows to point a destination that holds studies at another archive (another AE title or host), which
+    is right when the same archive has moved. It is audited.
+
+    Raises:
+        ConfigurationError: there is no such destination, a setting is wrong, a facility, group or gateway does not
+            exist, or the change needs ``override``.
+    """
+    with ledger.transaction():
+        known = store.get(ledger, name)
+        # The row that every destination has: locking it puts concurrent changes in order.
+        health = store.lock_health(ledger, _id(known))
+        current = store.get(ledger, name)
+        wanted = rebuild(current, values)
+        changes = differences(current, wanted)
+        if not changes:
+            return ()
+        changed = {change.name for change in changes}
+        _check_scope(facilities, wanted, changed)
+        tied = changes_identity(ledger, current, changes)
+        if tied and not override:
+            raise ConfigurationError(
+                identity_problem(current, tied),
+                code="identity-locked",
+                next_step="If the same archive moved, repeat with --override; for another one make a new destination.",
+            )
+        store.update(ledger, wanted)
+        _record(ledger, actor, "destination.override" if tied else "destination.set", wanted, changes)
+        if changed & DECIDES_WHAT_IS_DUE:
+            plan_queue.reset_watermark(ledger)
+        if changed & DECIDES_REACH and health.is_down:
+            store.set_health(ledger, _id(current), replace(health, probe_at=now))
+        store.look_again(ledger, _id(current), now)
+        store.notify_work(ledger)
+    return changes
+
+
+def _check_scope(facilities: KnownFacilities, wanted: Destination, changed: set[str]) -> None:
+    problems = unknown_scope(
+        facilities,
+        facility_ids=wanted.facilities if "facilities" in changed else (),
+        facility_groups=wanted.facility_groups if "facility_groups" in changed else (),
+    )
+    if problems:
+        raise ConfigurationError("; ".join(problems), code="unknown-facility", next_step="Name only those.")
+
+
+def _record(
+    ledger: Ledger, actor: str, action: str, destination: Destination, changes: Sequence[SettingChange]
+) -> None:
+    detail = "; ".join(map(str, changes))
+    store.audit(ledger, actor=actor, action=action, subject=f"destination {destination.name}", detail=detail)
+
+
+def _id(destination: Destination) -> int:
+    assert destination.destination_id is not None, "read from the ledger"
+    return destination.destination_id
