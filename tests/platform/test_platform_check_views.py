@@ -198,8 +198,10 @@ FAULTS = [
         "or leave theirs out of instance",
     ),
     (
-        "create or replace view archsync_platform.study as"
-        " select s.* from pacs.study s join pacs.instance using (study_key)",
+        (
+            "create or replace view archsync_platform.study as"
+            " select s.* from pacs.study s join pacs.instance using (study_key)"
+        ),
         "study",
         "study_key",
         "study_key: 3 values appear more than once",
@@ -271,8 +273,10 @@ def test_every_fault_is_named_at_once(good, dba):
 
 WARNINGS = [
     (
-        "update pacs.study"
-        " set exam_status = case study_key when 1 then 'Cancelled' when 2 then 'pending' else 'Pending' end",
+        (
+            "update pacs.study"
+            " set exam_status = case study_key when 1 then 'Cancelled' when 2 then 'pending' else 'Pending' end"
+        ),
         "study",
         "exam_status",
         "statuses that trigger nothing: 'Cancelled' (1), 'pending' (1)",

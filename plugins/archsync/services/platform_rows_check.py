@@ -20,6 +20,7 @@ _READABLE_SCHEMES = ("file",)
 
 
 def judge_sample(schema: str, view: View, found: ViewFacts) -> Iterator[CheckResult]:
+    """Name the values of a view that the contract does not allow, and those that may not repeat but do."""
     types = found.column_types or {}
     for position, column in enumerate(view.columns):
         if found.sample is None or types.get(column.name) not in SQL_TYPES[column.kind]:
@@ -95,6 +96,7 @@ def _judge_unique(view: View, found: ViewFacts, name: str, only_if_null: str) ->
 
 
 def judge_references(facts: PlatformFacts, view: View) -> Iterator[CheckResult]:
+    """Name rows of a view whose patient, facility or study is not there."""
     for reference, orphans in facts.orphans.items():
         if reference.child is not view:
             continue
@@ -136,6 +138,7 @@ def _judge_orphans(reference: Reference, count: int, example: str | None) -> Che
 
 
 def judge_statuses(facts: PlatformFacts) -> Iterator[CheckResult]:
+    """Name exam statuses that trigger nothing."""
     known = {status.value for status in ExamStatus}
     rows = facts.views[STUDY.name].sample or []
     counts = Counter(status for row in rows if (status := _value(STUDY, row, "exam_status")) is not None)
@@ -218,7 +221,7 @@ def _judge_files(rows: list[TextRow]) -> Iterator[CheckResult]:
             Level.WARNING,
             f"{len(resized)} of the {looked_at} newest files have another size than size_bytes says,"
             f" such as instance_key {resized[0]}",
-            "archsync refuses such a file as changed; size_bytes is the size of the whole file, in bytes",
+            "size_bytes is the size of the whole file, in bytes; sizes and progress of jobs are counted with it",
         )
 
 

@@ -270,7 +270,7 @@ class SimulatedPlatform:
             files,
             facility_id=facility.facility_id,
             exam_status=exam_status,
-            priority=priority or _throw_priority(dice),
+            priority=_throw_priority(dice) if priority is None else priority,
             patient=patient,
             accession_number=study.accession_number,
         )
