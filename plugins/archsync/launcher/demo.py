@@ -1,0 +1,196 @@
+"""The demo: a local installation, a platform that lives, and two archives that take what is due.
+
+One archive refuses its first associations with a transient reason, so that retries are seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from archsync.errors import ArchsyncError, StoreUnavailable
+from archsync.launcher.airflow_env import PLATFORM_SCHEMA
+from archsync.launcher.progress import Progress, format_line, format_table, measure
+from archsync.launcher.up import Installation, Reporter, add_arguments, open_state, print_login, run_until_told
+from archsync.ledger import destinations as ledger_destinations
+from archsync.ledger.database import Ledger
+from archsync.platformdb.reader import Platform
+from archsync.services import destinations
+from archsync.simulate.archive import RUDENESS_FILE
+from archsync.simulate.platform import SimulatedPlatform
+
+_FIRST_STUDIES = 24
+_STUDIES_OF_A_LATER_START = 6
+_EXAMS_PER_STEP = 3
+_STEP_S = 1.5
+_LINE_EVERY_S = 3.0
+_LIFE_STEP_S = 60.0
+_ACTOR = "demo"
+
+_ARCHIVES: Mapping[str, Mapping[str, Any]] = {
+    "vna_metro": {
+        "called_ae_title": "VNA_METRO",
+        "trigger_status": "Completed",
+        "concurrency": 2,
+    },
+    "vna_region": {
+        "called_ae_title": "VNA_REGION",
+        "trigger_status": "Inflight",
+        "facility_groups": "region",
+        "retry_delay_s": 2,
+        "retry_cap_s": 10,
+        "concurrency": 2,
+    },
+}
+_FOR_BOTH: Mapping[str, Any] = {"settle_s": 2, "verification": "c-find"}
+#: PS3.8 9.3.4: rejected-transient, by the presentation related provider, local limit exceeded.
+_RUDENESS = {
+    "vna_region": {"refuse_associations": 3, "refuse_result": 2, "refuse_source": 3, "refuse_reason": 2},
+}
+
+
+class Demo:
+    """Platform and archives beside an installation, and what is known of their progress."""
+
+    def __init__(self, installation: Installation, report: Reporter) -> None:
+        self._installation = installation
+        self._report = report
+        self._simulator = SimulatedPlatform(
+            installation.platform_dsn, installation.state.folder / "platform", seed=1, slices=8, matrix=128
+        )
+        self._platform = Platform.from_dsn(installation.platform_dsn, schema=PLATFORM_SCHEMA)
+        self._ledger = Ledger(installation.ledger_dsn)
+
+    def prepare(self, studies: int | None) -> None:
+        """Fill the platform, start the archives, and make them destinations."""
+        self._simulator.install()
+        known = sum(len(keys) for keys in self._platform.walk_study_keys())
+        wanted = studies or max(_FIRST_STUDIES, known + _STUDIES_OF_A_LATER_START)
+        new = self._simulator.fill(wanted)
+        self._report(f"the platform has {known + new} studies, {new} of them new")
+        existing = {d.name for d in ledger_destinations.all_destinations(self._ledger)}
+        for name, settings in _ARCHIVES.items():
+            port = self._start_archive(name, settings["called_ae_title"])
+            values = {**settings, **_FOR_BOTH, "host": "127.0.0.1", "port": port}
+            if name in existing:
+                # An administrator may have changed the rest.
+                self._change(name, {"port": port})
+            else:
+                facilities = self._platform.fetch_facilities
+                destinations.create(self._ledger, facilities, {"name": name, **values}, actor=_ACTOR)
+        self._installation.supervisor.run("pools-sync", "archsync", "pools", "sync")
+
+    def _change(self, name: str, values: Mapping[str, Any]) -> None:
+        destinations.change(
+            self._ledger, self._platform.fetch_facilities, name, values, actor=_ACTOR, now=datetime.now(UTC)
+        )
+
+    def _start_archive(self, name: str, ae_title: str) -> int:
+        folder = self._installation.state.folder / "archives" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if name in _RUDENESS:
+            (folder / RUDENESS_FILE).write_text(json.dumps(_RUDENESS[name], indent=2) + "\n")
+        port = self._installation.state.port(name)
+        self._installation.supervisor.start(
+            f"archive-{name}", "archsync", "simulate", "archive",
+            "--ae-title", ae_title, "--port", str(port), "--folder", str(folder),
+        )  # fmt: skip
+        self._report(f"archive {ae_title} listens on 127.0.0.1:{port}")
+        return port
+
+    def run_exams(self, *, timeout_s: float) -> bool:
+        """Let all exams go through their day and wait until everything due is archived; report on the way.
+
+        Returns:
+            True when every due study is at every archive and was found there; False when jobs failed and nothing is
+            under way any more, or the time is up.
+        """
+        deadline = time.monotonic() + timeout_s
+        next_step_s = 0.0
+        exams_go_on = True
+        last_line, next_line_s = "", 0.0
+        while True:
+            self._installation.supervisor.check()
+            if exams_go_on and time.monotonic() >= next_step_s:
+                exams_go_on = bool(self._simulator.advance(exams=_EXAMS_PER_STEP))
+                next_step_s = time.monotonic() + _STEP_S
+                if not exams_go_on:
+                    self._report("all exams are completed, no more images come")
+            progress = self.measure()
+            line = format_line(progress)
+            if line and line != last_line and time.monotonic() >= next_line_s:
+                self._report(line)
+                last_line, next_line_s = line, time.monotonic() + _LINE_EVERY_S
+            if not exams_go_on and progress:
+                if all(entry.is_complete for entry in progress):
+                    return True
+                if all(entry.is_complete or entry.is_stuck for entry in progress):
+                    return False
+            if time.monotonic() > deadline:
+                self._report(f"the time is up: {timeout_s:g} s")
+                return False
+            time.sleep(1.0)
+
+    def measure(self) -> list[Progress]:
+        """How far it is; empty while a database restarts."""
+        try:
+            return measure(self._platform, self._ledger)
+        except StoreUnavailable as exc:
+            self._report(exc.message)
+            return []
+
+    def live_on(self) -> None:
+        """Let new exams come, now and then, until somebody stops the demo."""
+        next_step_s = time.monotonic() + _LIFE_STEP_S
+        while True:
+            self._installation.supervisor.check()
+            if time.monotonic() >= next_step_s:
+                try:
+                    self._simulator.advance(exams=1, arrivals=True)
+                except ArchsyncError as exc:
+                    self._report(exc.message)
+                next_step_s = time.monotonic() + _LIFE_STEP_S
+            time.sleep(0.5)
+
+
+def _main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo",
+        description="Runs archsync on this machine with a demo platform and two demo archives, until Ctrl-C.",
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="stop when all is archived; exit 0 only if every due study is at every archive and was found there",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, metavar="SECONDS", help="give up after this long (default: %(default)g)"
+    )
+    parser.add_argument("--studies", type=int, metavar="N", help="fill the platform up to N studies (default: 24)")
+    options = parser.parse_args(arguments)
+    report = Reporter()
+    with Installation(
+        open_state(options), ui_port=options.port, postgres_port=options.postgres_port, report=report
+    ) as installation:
+        demo = Demo(installation, report)
+        demo.prepare(options.studies)
+        installation.start_airflow()
+        report("Airflow is ready")
+        print_login(installation)
+        is_complete = demo.run_exams(timeout_s=options.timeout)
+        print(f"\n{format_table(demo.measure())}\n")
+        print("Everything due is archived and was found there." if is_complete else "Not everything due is archived.")
+        if options.once:
+            return 0 if is_complete else 1
+        print(f"Airflow stays up at {installation.url}; Ctrl-C stops everything.", flush=True)
+        demo.live_on()
+    return 0
+
+
+if __name__ == "__main__":
+    run_until_told(_main)
