@@ -244,6 +244,8 @@ def open_association(endpoint: Endpoint, contexts: Sequence[ProposedContext]) ->
         evt_handlers=notes.handlers(),
     )
     if not association.is_established:
+        if association.dul.socket is not None:
+            association.dul.socket._shutdown_socket()  # some refusals leave it open
         raise _negotiation_error(endpoint, association, notes)
     peer = PeerAssociation(endpoint, association, notes)
     try:
