@@ -1,0 +1,195 @@
+"""A real Airflow with archsync, started once for the tests that need the whole: launcher, platform, archive."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+WAIT_S = 90.0
+
+
+@dataclass
+class Stack:
+    """The running installation, and what tests do to it."""
+
+    installation: Any
+    folder: Path
+    platform: Any
+    archives: dict[str, Any] = field(default_factory=dict)
+    _token: str = ""
+
+    # -- Airflow's REST API ------------------------------------------------------------------------------------------
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        """Call Airflow's API as its admin."""
+        return self.api_as("admin", method, path, body)
+
+    def api_as(self, user: str, method: str, path: str, body: Any = None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if path != "/auth/token":
+            login = {"username": user, "password": self.installation.passwords[user]}
+            headers["Authorization"] = "Bearer " + self.api_as(user, "POST", "/auth/token", login)["access_token"]
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.installation.url + path, data, headers, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=30) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def pause(self, dag_id: str, paused: bool) -> None:
+        self.api("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": paused})
+
+    def clear(self, job: Any) -> None:
+        """Press Clear on the run of a job."""
+        body = {"dry_run": False, "dag_run_id": job.run_id, "only_failed": False, "reset_dag_runs": True}
+        self.api("POST", f"/api/v2/dags/{job.dag_id}/clearTaskInstances", body)
+
+    # -- the ledger ------------------------------------------------------------------------------------------------
+
+    def ledger(self) -> Any:
+        from archsync.ledger.database import Ledger
+
+        return Ledger(self.installation.ledger_dsn)
+
+    def jobs_of(self, study_key: str, destination: str) -> list[Any]:
+        """The jobs on a study at a destination, oldest first."""
+        from archsync.ledger import jobs
+
+        with self.ledger() as ledger:
+            rows = ledger.fetch_all(
+                "select job_id from job join destination using (destination_id)"
+                " where study_key = %s and name = %s order by job_id",
+                [study_key, destination],
+            )
+            return [jobs.get(ledger, row["job_id"]) for row in rows]
+
+    def wait_for_job(self, study_key: str, destination: str, *statuses: Any, timeout_s: float = WAIT_S) -> Any:
+        """Wait until the latest job on a study has one of these statuses."""
+
+        def reached() -> Any:
+            found = self.jobs_of(study_key, destination)
+            return found[-1] if found and found[-1].status in statuses else None
+
+        return wait_for(reached, timeout_s, lambda: f"jobs are {self.jobs_of(study_key, destination)}")
+
+    def wait_until_parsed(self, dag_id: str) -> None:
+        """Wait until Airflow has parsed a DAG."""
+
+        def parsed() -> bool:
+            try:
+                return bool(self.api("GET", f"/api/v2/dags/{dag_id}"))
+            except urllib.error.HTTPError as exc:
+                if exc.code != 404:
+                    raise
+                return False
+
+        wait_for(parsed, WAIT_S, lambda: f"{dag_id} is not parsed")
+
+    # -- processes ---------------------------------------------------------------------------------------------------
+
+    def job_process(self) -> psutil.Process | None:
+        """The process that runs a job's task now."""
+        scheduler = psutil.Process(self.installation.supervisor.pid("scheduler"))
+        for process in scheduler.children(recursive=True):
+            try:
+                if not process.children() and any("archive__" in part for part in process.cmdline()):
+                    return process
+            except psutil.NoSuchProcess:
+                continue
+        return None
+
+
+def wait_for(look: Callable[[], Any], timeout_s: float, say: Callable[[], str]) -> Any:
+    """Look until it is true and return it; say what is instead when time is up."""
+    deadline = time.monotonic() + timeout_s
+    while not (seen := look()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout_s:.0f} s: {say()}")
+        time.sleep(0.05)
+    return seen
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory, open_tmp_path: Path) -> Iterator[Stack]:
+    """The installation with the destination ``vna1`` (Completed, checked by C-FIND) and its archive."""
+    from archsync.launcher.postgres import free_port
+    from archsync.launcher.state import State
+    from archsync.launcher.up import Installation
+    from archsync.simulate.platform import SimulatedPlatform
+
+    folder = open_tmp_path / "stack"
+    lines: list[str] = []
+    environment = dict(os.environ)
+    for name in [n for n in os.environ if n.startswith("AIRFLOW_")]:
+        del os.environ[name]
+    try:
+        with Installation(
+            State(folder), ui_port=free_port(), postgres_port=None, report=lines.append
+        ) as installation:
+            platform = SimulatedPlatform(installation.platform_dsn, folder / "platform", slices=4, matrix=64)
+            platform.install()
+            stack = Stack(installation, folder, platform)
+            add_destination(stack, "vna1")
+            installation.start_airflow()
+            ended = threading.Event()
+            watcher = threading.Thread(target=_watch, args=(installation, ended), daemon=True)
+            watcher.start()
+            stack.wait_until_parsed("archsync_archive__vna1")
+            yield stack
+            ended.set()
+            watcher.join()
+            for archive in stack.archives.values():
+                archive.stop()
+    finally:
+        os.environ.update(environment)
+
+
+def _watch(installation: Any, ended: threading.Event) -> None:
+    """Start again what a test killed, as the launcher does."""
+    while not ended.wait(0.3):
+        installation.supervisor.check()
+
+
+def add_destination(stack: Stack, name: str, **settings: Any) -> Any:
+    """Make a destination with an archive of its own, and its pool in Airflow."""
+    from archsync.core.destination import Destination, Verification
+    from archsync.ledger import destinations
+    from archsync.simulate.archive import SimulatedArchive
+
+    archive = SimulatedArchive(stack.folder / "archives" / name, port=0, ae_title=name.upper())
+    archive.start()
+    stack.archives[name] = archive
+    host, port = archive.address
+    chosen = {
+        "settle_s": 0.0,
+        "verification": Verification.C_FIND,
+        "retry_delay_s": 1.0,
+        "retry_cap_s": 2.0,
+        "probe_delay_s": 1.0,
+        "probe_cap_s": 2.0,
+        "breaker_threshold": 1,
+        "dimse_timeout_s": 10.0,
+        **settings,
+    }
+    with stack.ledger() as ledger:
+        made = destinations.insert(
+            ledger, Destination(name=name, called_ae_title=name.upper(), host=host, port=port, **chosen)
+        )
+        ledger.execute("delete from platform_watermark")
+    stack.installation.supervisor.run(
+        f"pool-{name}", "airflow", "pools", "set", f"archsync_{name}", str(made.concurrency), "archsync"
+    )
+    return made
+
+
