@@ -364,19 +364,19 @@ def test_in_sequence_mode_the_weaker_guarantee_is_stated_and_constant_numbers_ar
 
 def test_a_user_who_may_not_read_a_view_gets_the_grants_to_ask_for(good, dba, platform_dsn):
     dba.execute(
-        "do $$ begin if not exists (select from pg_roles where rolname = 'archsync_reader') then"
-        " create role archsync_reader login password 'x'; end if; end $$"
+        "do $$ begin if not exists (select from pg_roles where rolname = 'archsync_check') then"
+        " create role archsync_check login password 'x'; end if; end $$"
     )
-    dba.execute("grant usage on schema archsync_platform to archsync_reader")
+    dba.execute("grant usage on schema archsync_platform to archsync_check")
     dba.execute(
         "grant select on archsync_platform.facility, archsync_platform.patient, archsync_platform.study"
-        " to archsync_reader"
+        " to archsync_check"
     )
-    reader = psycopg.conninfo.make_conninfo(platform_dsn, user="archsync_reader", password="x")
+    reader = psycopg.conninfo.make_conninfo(platform_dsn, user="archsync_check", password="x")
     with Platform.from_dsn(reader) as platform:
         (error,) = errors(platform)
         assert "grant select on archsync_platform.instance to <user>" in error.hint
-        dba.execute("grant select on archsync_platform.instance to archsync_reader")
+        dba.execute("grant select on archsync_platform.instance to archsync_check")
         assert errors(platform) == []
         assert platform.fetch_studies(["1"]).studies[0].study_key == "1"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -40,6 +41,17 @@ def reader(empty_dsn):
         yield platform
 
 
+@pytest.fixture(scope="module")
+def filled(postgres, tmp_path_factory) -> Iterator[Platform]:
+    """A platform with 45 studies, samples and volumes, that tests only read."""
+    postgres.create_database("simulated")
+    dsn = postgres.dsn("simulated")
+    simulate(dsn, tmp_path_factory.mktemp("images")).fill(45)
+    with Platform.from_dsn(dsn) as platform:
+        yield platform
+    postgres.drop_database("simulated")
+
+
 def all_studies(reader: Platform):
     batch = reader.fetch_studies([key for keys in reader.walk_study_keys() for key in keys])
     assert not batch.rejected
@@ -50,9 +62,8 @@ def path_of(location: str) -> Path:
     return Path(unquote(urlsplit(location).path))
 
 
-def test_every_row_says_what_its_file_says(simulator, reader):
-    simulator.fill(45)
-    studies = all_studies(reader)
+def test_every_row_says_what_its_file_says(filled):
+    studies = all_studies(filled)
     assert len(studies) == 45
     for study in studies:
         assert study.instances
@@ -70,9 +81,8 @@ def test_every_row_says_what_its_file_says(simulator, reader):
             assert instance.series_number == file.get("SeriesNumber")
 
 
-def test_the_samples_cover_the_kinds_and_syntaxes_archives_meet(simulator, reader):
-    simulator.fill(45)
-    instances = [instance for study in all_studies(reader) for instance in study.instances]
+def test_the_samples_cover_the_kinds_and_syntaxes_archives_meet(filled):
+    instances = [instance for study in all_studies(filled) for instance in study.instances]
     assert {instance.transfer_syntax_uid for instance in instances} >= {
         uid.ImplicitVRLittleEndian,
         uid.ExplicitVRLittleEndian,
@@ -100,14 +110,13 @@ def test_the_samples_cover_the_kinds_and_syntaxes_archives_meet(simulator, reade
     }
 
 
-def test_samples_are_copied_byte_for_byte(simulator, reader):
+def test_samples_are_copied_byte_for_byte(filled):
     """All but the RT Plan, whose file meta information names another instance than its data set."""
-    simulator.fill(45)
     root = Path(str(pydicom.data.get_testdata_file("CT_small.dcm", download=False))).parent
     known = {hashlib.sha256(path.read_bytes()).digest() for path in root.rglob("*") if path.is_file()}
     copies = [
         instance
-        for study in all_studies(reader)
+        for study in all_studies(filled)
         for instance in study.instances
         if not instance.sop_instance_uid.startswith("2.25.")
     ]
@@ -185,9 +194,8 @@ def test_three_facilities_in_two_groups_share_the_studies(simulator, reader):
     assert Counter(study.facility.facility_id for study in all_studies(reader)) == {"CITY": 4, "NORTH": 4, "SOUTH": 4}
 
 
-def test_the_check_finds_nothing_wrong_with_it(simulator, reader):
-    simulator.fill(30)
-    assert [r for r in check_platform(reader) if r.level in (Level.WARNING, Level.ERROR)] == []
+def test_the_check_finds_nothing_wrong_with_it(filled):
+    assert [r for r in check_platform(filled) if r.level in (Level.WARNING, Level.ERROR)] == []
 
 
 def test_exams_go_through_their_statuses_in_order_until_all_are_completed(simulator, reader):
