@@ -42,8 +42,12 @@ SAMPLES = {
 
 
 def data_set_bytes(path: Path) -> bytes:
-    """The data set as it lies in the file, cut out by pynetdicom rather than by our own reader."""
-    return path.read_bytes()[split_dataset(path)[1] :]
+    """The data set as it lies in the file, cut out by pynetdicom rather than by our own reader.
+
+    An odd one (deflated, unpadded) gets the byte that makes it even.
+    """
+    data_set = path.read_bytes()[split_dataset(path)[1] :]
+    return data_set + b"\0" * (len(data_set) % 2)
 
 
 def results(outcomes):
@@ -270,7 +274,7 @@ def test_the_truncated_samples_are_found_out(endpoint, sample, outgoing, name):
     "name",
     [
         *("CT_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm", "SC_rgb_rle_2frame.dcm"),
-        *("JPEG2000.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jpeg_ls_lossless.dcm", "liver_1frame.dcm"),
+        *("MR_small_jp2klossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jpeg_ls_lossless.dcm", "liver_1frame.dcm"),
     ],
 )
 def test_an_image_cut_in_its_second_half_is_never_sent(archive, endpoint, sample, outgoing, tmp_path, name):
@@ -350,14 +354,14 @@ def test_hundreds_of_small_stores_on_a_busy_machine_lose_no_response(archive, en
     impatient = replace(endpoint, dimse_timeout_s=10)
     hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
     try:
-        for _ in range(10):
+        for _ in range(6):
             outcomes = list(store_instances(impatient, instances))
             assert results(outcomes) == [StoreResult.STORED] * len(instances)
     finally:
         for hog in hogs:
             hog.kill()
             hog.wait()
-    assert len(archive.requests) == 10 * len(instances)
+    assert len(archive.requests) == 6 * len(instances)
 
 
 def test_many_associations_at_once_do_not_disturb_each_other(tmp_path, outgoing, copies):

@@ -37,6 +37,10 @@ _META_SOP_INSTANCE, _META_SYNTAX = 0x00020003, 0x00020010
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
 _WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
 
+# Samples per Pixel belongs to the Image Pixel modules, which end in pixel data of one kind or a URL to them.
+_SAMPLES_PER_PIXEL = 0x00280002
+_PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009, 0x00287FE0})
+
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
@@ -111,9 +115,10 @@ def _read(path: Path, stream: BinaryIO) -> FileFacts:
     try:
         if syntax == DEFLATED_LITTLE:
             inflated = _inflate(stream.read())
-            _Walker(io.BytesIO(inflated), len(inflated), EXPLICIT_LITTLE, uids).walk()
+            walker = _Walker(io.BytesIO(inflated), len(inflated), EXPLICIT_LITTLE, uids)
         else:
-            _Walker(stream, size, syntax, uids).walk()
+            walker = _Walker(stream, size, syntax, uids)
+        walker.walk()
     except _Malformed:
         uids = _read_with_pydicom(path)
     missing = [name for tag, name in ((_SOP_CLASS, "SOP Class UID"), (_SOP_INSTANCE, "SOP Instance UID"))
@@ -201,18 +206,23 @@ class _Walker:
         self._implicit = syntax == IMPLICIT_LITTLE
         self._values = values
         self._wanted = wanted
+        self._marks: set[int] = set()
         self._head = struct.Struct(self._order + "HH")
         self._long = struct.Struct(self._order + "L")
         self._short = struct.Struct(self._order + "H")
 
     def walk(self) -> None:
-        """Step over all elements up to the end of the stream."""
+        """Step over all elements up to the end of the stream; an image must have come to its pixels by then."""
         while self._stream.tell() < self._size:
             self.step()
+        if _SAMPLES_PER_PIXEL in self._marks and not self._marks & _PIXELS:
+            raise _Truncated
 
     def step(self) -> None:
         """Step over one top-level element."""
         tag, vr, length = self._read_header()
+        if tag == _SAMPLES_PER_PIXEL or tag in _PIXELS:
+            self._marks.add(tag)
         if tag in self._wanted and length <= 64 + 2:
             self._values[tag] = self._read(length).decode("ascii", "replace").strip("\0 ")
         else:

@@ -102,9 +102,13 @@ def _store(peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts) 
         request = C_STORE()
         context_id = peer.context_id(facts.sop_class_uid, syntax)
         if context_id is not None:
-            # Streamed from the file, so the peer gets the stored bytes.
-            request._dataset_path = (facts.path, facts.data_set_offset)
             size = facts.data_set_bytes
+            if size % 2 == 0:
+                # Streamed from the file, so the peer gets the stored bytes.
+                request._dataset_path = (facts.path, facts.data_set_offset)
+            else:
+                request.DataSet = BytesIO(_padded_data_set(facts))
+                size += 1
         else:
             syntax, context_id = _fallback(peer, facts)
             data_set = reencode(facts, syntax)
@@ -153,6 +157,20 @@ def _exchange(
         bytes_sent=size,
         sent_transfer_syntax_uid=syntax,
     )
+
+
+def _padded_data_set(facts: FileFacts) -> bytes:
+    """An odd data set with the byte that makes it even.
+
+    Only a deflated one can be odd, in a file without the padding of PS3.5 A.5. Fragments must be even (PS3.8 9.3.5.1);
+    DCMTK aborts on one that is not.
+    """
+    try:
+        return facts.path.read_bytes()[facts.data_set_offset :] + b"\0"
+    except OSError as exc:
+        raise InvalidInput(
+            f"instance {facts.sop_instance_uid}: its file can't be read ({exc.strerror})", code="file-unreadable"
+        ) from exc
 
 
 def _fallback(peer: PeerAssociation, facts: FileFacts) -> tuple[str, int]:

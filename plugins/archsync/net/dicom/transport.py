@@ -13,7 +13,7 @@ from pathlib import Path
 from archsync.core.transfer import Endpoint, TlsSettings
 from archsync.errors import ArchsyncError, ConfigurationError, DestinationMisconfigured, PeerUnavailable
 
-_ALERT_WAIT_S = 2.0
+_ALERT_WAIT_S = 1.0
 """How long a TLS 1.3 server gets to refuse our certificate, which it does after the handshake has ended for us."""
 
 
