@@ -96,6 +96,8 @@ class Supervisor:
             self._guard.communicate()
         # Nothing is left to do here unless the guard itself was killed.
         stop_sessions([component.process.pid for component in self._components.values()], grace_s=GRACE_S)
+        for component in self._components.values():
+            component.process.wait()
         for server in self._servers:
             server.stop()
 

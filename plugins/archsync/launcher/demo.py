@@ -82,7 +82,8 @@ class Demo:
             else:
                 facilities = self._platform.fetch_facilities
                 destinations.create(self._ledger, facilities, {"name": name, **values}, actor=_ACTOR)
-        self._installation.supervisor.run("pools-sync", "archsync", "pools", "sync")
+        if any(name not in existing for name in _ARCHIVES):
+            self._installation.supervisor.run("pools-sync", "archsync", "pools", "sync")
 
     def _change(self, name: str, values: Mapping[str, Any]) -> None:
         destinations.change(

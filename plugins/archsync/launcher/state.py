@@ -81,6 +81,7 @@ class State:
                 self.lock_file.seek(0)
                 holder = self.lock_file.read().strip()
                 if time.monotonic() > deadline or (holder.isdigit() and psutil.pid_exists(int(holder))):
+                    self.lock_file.close()
                     raise ConfigurationError(
                         f"archsync already runs on {self.folder} (process {holder or 'unknown'})",
                         code="already-running",
