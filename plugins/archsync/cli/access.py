@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LEDGER_CONN_ID = "archsync_ledger"
 PLATFORM_CONN_ID = "archsync_platform"
 
+#: Unless this says "server", Airflow 3.3 does not look up connections in its metadata database.
+_PROCESS_CONTEXT = "_AIRFLOW_PROCESS_CONTEXT"
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
@@ -105,10 +108,16 @@ def airflow_is_configured() -> bool:
 @contextlib.contextmanager
 def airflow() -> Iterator[None]:
     """Use Airflow as its own command line does, with what it logs on stdout kept out of our output."""
-    # Without this, Airflow 3.3 does not look up connections in its metadata database.
-    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    before = os.environ.get(_PROCESS_CONTEXT)
+    os.environ[_PROCESS_CONTEXT] = "server"
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if before is None:
+            del os.environ[_PROCESS_CONTEXT]
+        else:
+            os.environ[_PROCESS_CONTEXT] = before
 
 
 def _require_airflow(what: str) -> None:

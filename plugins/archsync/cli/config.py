@@ -56,8 +56,9 @@ def apply_file(site: Site, file: Path, override: bool, yes: bool) -> None:
         _show(plan)
         if plan.changes_nothing:
             return
-        if not yes:
-            click.confirm("Apply?", abort=True)
+        if not yes and not click.confirm("Apply?"):
+            click.echo("Nothing was changed.")
+            click.get_current_context().exit(1)
         configuration.apply(
             ledger, site.fetch_facilities, plan, actor=site.actor, now=datetime.now(UTC), override=override
         )

@@ -40,8 +40,8 @@ def platform() -> None:
     help="Newest rows looked at.",
 )
 @json_option
-@click.pass_context
-def check(ctx: click.Context, sample_size: int, as_json: bool) -> None:
+@pass_site
+def check(site: Site, sample_size: int, as_json: bool) -> None:
     """Check that the platform's views are as archsync needs them, and say how to mend what is not.
 
     Exits with 1 when there is an error: studies would be missed or refused.
@@ -49,7 +49,7 @@ def check(ctx: click.Context, sample_size: int, as_json: bool) -> None:
     from archsync.services.check_result import Level
     from archsync.services.platform_check import check_platform
 
-    with ctx.find_object(Site).open_platform() as source:  # type: ignore[union-attr]
+    with site.open_platform() as source:
         results = check_platform(source, sample_size=sample_size)
     if as_json:
         write_json(
@@ -66,4 +66,4 @@ def check(ctx: click.Context, sample_size: int, as_json: bool) -> None:
         warnings = sum(r.level is Level.WARNING for r in results)
         click.echo(f"{count(errors, 'error')}, {count(warnings, 'warning')}")
     if any(r.level is Level.ERROR for r in results):
-        ctx.exit(1)
+        click.get_current_context().exit(1)

@@ -152,8 +152,9 @@ def show(site: Site, name: str, as_json: bool) -> None:
 @pass_site
 def set_settings(site: Site, name: str, assignments: tuple[str, ...], override: bool) -> None:
     """Change settings of the destination NAME; an empty value takes a setting away. `show` lists the keys."""
+    values = parse_assignments(assignments)
     with site.open_ledger() as ledger:
-        _change(site, ledger, name, parse_assignments(assignments), override=override)
+        _change(site, ledger, name, values, override=override)
 
 
 @destination.command()
@@ -195,8 +196,8 @@ def _change(site: Site, ledger: Ledger, name: str, values: dict[str, Any], *, ov
 @destination.command("test")
 @click.argument("name")
 @json_option
-@click.pass_context
-def test_destination(ctx: click.Context, name: str, as_json: bool) -> None:
+@pass_site
+def test_destination(site: Site, name: str, as_json: bool) -> None:
     """Try the destination NAME from here, step by step, up to C-ECHO and what it accepts. Nothing is stored.
 
     A destination behind a gateway is reached from there, not from here. Exits with 1 when a step fails.
@@ -205,8 +206,6 @@ def test_destination(ctx: click.Context, name: str, as_json: bool) -> None:
     from archsync.core.transfer import Endpoint
     from archsync.net.dicom.echo import diagnose
 
-    site = ctx.find_object(Site)
-    assert site is not None, "made by the top command"
     with site.open_ledger() as ledger:
         found = store.get(ledger, name)
     if found.gateway:
@@ -222,7 +221,7 @@ def test_destination(ctx: click.Context, name: str, as_json: bool) -> None:
             failed = failed or not step.ok
             click.echo(f"{'ok' if step.ok else 'FAILED':<8}{step.name:<13}{step.message}")
     if failed:
-        ctx.exit(1)
+        click.get_current_context().exit(1)
 
 
 def _scope(found: Destination) -> str:

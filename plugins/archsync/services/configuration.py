@@ -56,15 +56,18 @@ class Entry:
     line: int
     values: Mapping[str, Any]
     lines: Mapping[str, int]
+    is_sound: bool
+    """False: part of it could not be read, which is among the document's problems."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says."""
+    """What a file says, and what in it could not be read."""
 
     source: str
     gateways: tuple[Entry, ...] = ()
     destinations: tuple[Entry, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +101,10 @@ class Plan:
 
 
 def read_document(text: str, *, source: str) -> Document:
-    """Read a file's text; ``source`` names it in messages.
+    """Read a file's text; ``source`` names it in messages. Parts of the wrong shape become its ``problems``.
 
     Raises:
-        BadFile: it is not YAML, or not of the expected shape.
+        BadFile: it is not YAML.
     """
     problems: list[Problem] = []
     try:
@@ -119,9 +122,7 @@ def read_document(text: str, *, source: str) -> Document:
             sections[key.value] = tuple(_entries(node, key.value, problems))
         else:
             problems.append(Problem(_line(key), f"unknown section {key.value!r}; there are {' and '.join(SECTIONS)}"))
-    if problems:
-        raise BadFile(source, problems)
-    return Document(source, **sections)
+    return Document(source, **sections, problems=tuple(problems))
 
 
 def _pairs(node: yaml.Node, what: str, problems: list[Problem]) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
@@ -144,6 +145,7 @@ def _pairs(node: yaml.Node, what: str, problems: list[Problem]) -> Iterator[tupl
 
 def _entries(node: yaml.Node, section: str, problems: list[Problem]) -> Iterator[Entry]:
     for key, settings in _pairs(node, section, problems):
+        found = len(problems)
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for name, value in _pairs(settings, f"{section}, {key.value}", problems):
@@ -154,7 +156,7 @@ def _entries(node: yaml.Node, section: str, problems: list[Problem]) -> Iterator
                 problems.append(Problem(_line(value), f"{name.value}: must be a single value or a list of them"))
         if "name" in values:
             problems.append(Problem(lines["name"], "name: the entry's key is the name"))
-        yield Entry(key.value, _line(key), values, lines)
+        yield Entry(key.value, _line(key), values, lines, is_sound=len(problems) == found)
 
 
 def _plain_value(node: yaml.Node) -> Any:
@@ -181,21 +183,22 @@ def compare(ledger: Ledger, facilities: KnownFacilities, document: Document, *, 
     """Say what has to be made or changed for the ledger to say what the file says.
 
     Raises:
-        BadFile: settings are unknown, wrong, missing, name what does not exist, or need ``override``.
+        BadFile: the document has problems already, or settings are unknown, wrong, missing, name what does not exist,
+            or need ``override``.
     """
-    problems: list[Problem] = []
+    problems = list(document.problems)
     known_gateways = {gateway.name: gateway for gateway in store.gateways(ledger)}
     known = {destination.name: destination for destination in store.all_destinations(ledger)}
     steps = [
         step
         for entry in document.gateways
-        if (step := _compare_gateway(entry, known_gateways.get(entry.name), facilities, problems))
+        if entry.is_sound and (step := _compare_gateway(entry, known_gateways.get(entry.name), facilities, problems))
     ]
     gateway_names = {*known_gateways, *(entry.name for entry in document.gateways)}
     kept: dict[str, tuple[str, ...]] = {}
     for entry in document.destinations:
         current = known.get(entry.name)
-        wanted = _wanted(entry, current, problems)
+        wanted = _wanted(entry, current, problems) if entry.is_sound else None
         if wanted is None:
             continue
         changes = destinations.differences(current, wanted)

@@ -1,0 +1,332 @@
+"""``archsync destination`` and ``archsync gateway``."""
+
+from __future__ import annotations
+
+import socket
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from archsync.core.destination import Destination
+from archsync.core.retry import Health
+from archsync.core.settings import setting_fields
+from archsync.ledger import destinations as store
+from archsync.ledger import plan_queue
+from archsync.simulate.archive import Rudeness, SimulatedArchive
+
+REACHED = ("--ae-title", "VNA1", "--host", "vna1.example", "--port", "11112")
+
+
+@pytest.fixture
+def vna1(run, ledger) -> Destination:
+    run("destination", "create", "vna1", *REACHED)
+    return store.get(ledger, "vna1")
+
+
+def holds_something(ledger, destination: Destination) -> None:
+    ledger.execute(
+        "insert into held_instance (destination_id, content_version, held_series_id, stored_at, store_status,"
+        " instance_key, sop_instance_uid) values (%s, 1, 1, now(), 0, '1', '1.2.3')",
+        [destination.destination_id],
+    )
+
+
+def test_a_destination_is_made_with_every_option(run, ledger, pacs) -> None:
+    run("gateway", "create", "north_1", "--facility-group", "region")
+    values = {
+        "called_ae_title": "VNA1",
+        "host": "vna1.example",
+        "port": "104",
+        "calling_ae_title": "US",
+        "gateway": "north_1",
+        "trigger_status": "inflight",
+        "facilities": "CITY",
+        "facility_groups": "region",
+        "max_attempts": "3",
+        "retry_delay_s": "1.5",
+        "retry_multiplier": "3",
+        "retry_cap_s": "100",
+        "retry_jitter": "0",
+        "give_up_after_s": "1000",
+        "settle_s": "0",
+        "settle_max_s": "1",
+        "send_window": "22:00-06:00",
+        "time_zone": "Europe/Berlin",
+        "concurrency": "7",
+        "verification": "c-find",
+        "connect_timeout_s": "1",
+        "acse_timeout_s": "2",
+        "dimse_timeout_s": "3",
+        "network_timeout_s": "4",
+        "breaker_threshold": "5",
+        "probe_delay_s": "6",
+        "probe_cap_s": "7",
+        "tls_ca_file": "/ca.pem",
+        "tls_certificate_file": "/cert.pem",
+        "tls_private_key_file": "/key.pem",
+    }
+    flags = {"enabled": False, "tls": True, "tls_check_hostname": False}
+    assert {"name", *values, *flags} == set(setting_fields(Destination))
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
+    arguments += [f"--{'' if on else 'no-'}{name.replace('_', '-')}" for name, on in flags.items()]
+    run("destination", "create", "vna1", *arguments)
+    made = store.get(ledger, "vna1")
+    defaults = Destination(name="vna1", called_ae_title="x", host="x", port=1)
+    same = [n for n in setting_fields(Destination) if n != "name" and getattr(made, n) == getattr(defaults, n)]
+    assert same == []
+
+
+def test_any_setting_can_be_given_as_key_and_value(run, ledger) -> None:
+    run("destination", "create", "vna1", "--ae-title", "A", "--set", "host=h", "--set", "port=104", "--set", "tls=yes")
+    made = store.get(ledger, "vna1")
+    assert (made.host, made.port, made.tls) == ("h", 104, True)
+
+
+def test_a_setting_given_twice_is_refused(run) -> None:
+    result = run("destination", "create", "vna1", *REACHED, "--set", "port=3", status=2)
+    assert "port is given twice" in result.stderr
+
+
+def test_making_a_destination_has_every_study_compared_and_wakes_the_dispatcher(run, ledger) -> None:
+    plan_queue.advance(ledger, "1", [])
+    run("destination", "create", "vna1", *REACHED)
+    assert plan_queue.watermark(ledger) is None
+
+
+def test_without_airflow_the_pool_is_left_to_be_made_and_that_is_said(run) -> None:
+    result = run("destination", "create", "vna1", *REACHED)
+    assert "Run `archsync pools sync` on a machine of the Airflow core." in result.stderr
+
+
+def test_a_bad_setting_is_refused_with_its_name_and_reason(run, ledger, pacs, audit) -> None:
+    for arguments, message in (
+        ("--ae-title AAAAAAAAAAAAAAAAA", "called_ae_title: an AE title has at most 16 characters, this one has 17"),
+        ("--port 0", "port: must be from 1 to 65535"),
+        ("--port eleven", "port: must be a whole number (got 'eleven')"),
+        ("--facilities CITY,MOON", "the platform has no facility 'MOON' (it has CITY, NORTH, SOUTH)"),
+        ("--facility-groups moon", "the platform has no facility group 'moon' (it has metro, region)"),
+        ("--gateway south_1", "gateway: there is no gateway 'south_1'"),
+        ("--set prt=5", "unknown setting 'prt'; did you mean 'port'?"),
+        ("--settle-s 900", "settle_max_s: must not be shorter than settle_s"),
+        ("--tls-certificate-file c.pem", "tls_certificate_file and tls_private_key_file: give both or neither"),
+        ("--time-zone Europe/Atlantis", "time_zone: is not a known time zone"),
+    ):
+        result = run("destination", "create", "vna1", *REACHED, *arguments.split(), status=2)
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert store.all_destinations(ledger) == []
+    assert audit() == []
+
+
+def test_all_bad_settings_are_named_at_once(run) -> None:
+    result = run("destination", "create", "VNA-1", "--ae-title", "", "--host", "h", "--port", "70000", status=2)
+    for setting in ("name: must be", "called_ae_title: must not be empty", "port: must be"):
+        assert setting in result.stderr
+
+
+def test_a_missing_setting_is_named(run) -> None:
+    result = run("destination", "create", "vna1", "--host", "h", status=2)
+    assert "a destination needs called_ae_title, port" in result.stderr
+
+
+def test_a_destination_name_is_taken_only_once(run, vna1) -> None:
+    result = run("destination", "create", "vna1", *REACHED, status=2)
+    assert "there is a destination 'vna1' already" in result.stderr
+
+
+def test_an_unknown_destination_is_refused_with_those_known(run, vna1) -> None:
+    for arguments in (["show", "vna"], ["set", "vna", "port=1"], ["enable", "vna"], ["test", "vna"]):
+        result = run("destination", *arguments, status=2)
+        assert "there is no destination 'vna' (known: vna1)" in result.stderr
+
+
+def test_the_list_shows_scope_and_state(run, ledger, pacs, vna1) -> None:
+    run(
+        "destination", "create", "vna2", *REACHED, "--facilities", "CITY", "--facility-groups", "region", "--no-enabled"
+    )
+    down = Health(failures=3, down_since=datetime(2026, 5, 4, 10, tzinfo=UTC), reason_code="connection-refused")
+    store.set_health(ledger, vna1.destination_id, down)
+    lines = run("destination", "list").stdout.splitlines()
+    assert lines[1].endswith("Completed  all                 down since 2026-05-04 10:00:00Z (connection-refused)")
+    assert lines[2].endswith("Completed  CITY, group region  disabled")
+
+
+def test_the_list_as_json_has_every_setting_and_the_health(run_json, vna1) -> None:
+    (item,) = run_json("destination", "list")
+    assert set(setting_fields(Destination)) <= item.keys()
+    assert item["name"] == "vna1"
+    assert item["trigger_status"] == "Completed"
+    assert item["down_since"] is None
+
+
+def test_show_marks_what_differs_from_the_default(run, run_json, vna1) -> None:
+    run("destination", "set", "vna1", "retry_delay_s=5")
+    output = run("destination", "show", "vna1").stdout
+    assert "\nretry_delay_s         5 s           *  Wait before the second attempt.\n" in output
+    assert "\nmax_attempts          8                Attempts that reach" in output
+    assert run_json("destination", "show", "vna1")["retry_delay_s"] == 5.0
+
+
+def test_set_says_what_changed_and_records_it(run, ledger, audit, vna1) -> None:
+    result = run("destination", "set", "vna1", "port=104", "retry-delay-s=5", "send_window=22:00-06:00")
+    assert result.stdout.splitlines() == [
+        "vna1: port: 11112 → 104",
+        "vna1: retry_delay_s: 30 → 5",
+        "vna1: send_window: ∅ → 22:00-06:00",
+    ]
+    assert store.get(ledger, "vna1").retry_delay_s == 5.0
+    assert audit()[-1][1:] == (
+        "destination.set",
+        "destination vna1",
+        "port: 11112 → 104; retry_delay_s: 30 → 5; send_window: ∅ → 22:00-06:00",
+    )
+
+
+def test_an_empty_value_takes_a_setting_away(run, ledger, vna1) -> None:
+    run("destination", "set", "vna1", "send_window=22:00-06:00")
+    run("destination", "set", "vna1", "send_window=")
+    assert store.get(ledger, "vna1").send_window is None
+
+
+def test_setting_what_is_set_already_changes_and_records_nothing(run, audit, vna1) -> None:
+    before = audit()
+    assert run("destination", "set", "vna1", "port=11112").stdout == "vna1: nothing to change\n"
+    assert audit() == before
+
+
+def test_a_bad_value_changes_nothing_at_all(run, ledger, vna1) -> None:
+    run("destination", "set", "vna1", "max_attempts=3", "port=x", status=2)
+    assert store.get(ledger, "vna1") == vna1
+
+
+def test_a_destination_can_not_be_renamed(run, vna1) -> None:
+    assert "can't be renamed" in run("destination", "set", "vna1", "name=vna2", status=2).stderr
+
+
+@pytest.mark.parametrize("change", ["trigger_status=Pending", "facilities=CITY", "facility_groups=region"])
+def test_a_change_of_what_is_due_has_every_study_compared_again(run, ledger, pacs, vna1, change) -> None:
+    plan_queue.advance(ledger, "7", [])
+    run("destination", "set", "vna1", change)
+    assert plan_queue.watermark(ledger) is None
+
+
+def test_other_changes_do_not_read_the_platform_again(run, ledger, vna1) -> None:
+    plan_queue.advance(ledger, "7", [])
+    run("destination", "set", "vna1", "retry_delay_s=5")
+    run("destination", "disable", "vna1")
+    run("destination", "enable", "vna1")
+    assert plan_queue.watermark(ledger) == "7"
+
+
+def test_every_change_has_the_dispatcher_look_at_the_destination_again(run, ledger, vna1) -> None:
+    store.look_again(ledger, vna1.destination_id, datetime(9999, 1, 1, tzinfo=UTC))
+    run("destination", "set", "vna1", "send_window=00:00-00:00")
+    (row,) = ledger.fetch_all("select look_again_at <= now() as is_now from destination_health")
+    assert row["is_now"]
+
+
+def test_a_destination_that_is_down_is_probed_at_once_when_its_address_changes(run, ledger, vna1) -> None:
+    now = datetime.now(UTC)
+    down = Health(failures=9, down_since=now, probe_at=now + timedelta(days=1), reason_code="x", reason="y")
+    store.set_health(ledger, vna1.destination_id, down)
+    run("destination", "set", "vna1", "retry_delay_s=5")
+    assert not store.health(ledger)[vna1.destination_id].health.may_probe(datetime.now(UTC))
+    run("destination", "set", "vna1", "port=104")
+    health = store.health(ledger)[vna1.destination_id].health
+    assert health.is_down
+    assert health.may_probe(datetime.now(UTC))
+
+
+def test_disable_and_enable(run, ledger, audit, vna1) -> None:
+    run("destination", "disable", "vna1")
+    assert not store.get(ledger, "vna1").enabled
+    run("destination", "enable", "vna1")
+    assert store.get(ledger, "vna1").enabled
+    assert [detail for _, _, _, detail in audit()[-2:]] == ["enabled: true → false", "enabled: false → true"]
+
+
+@pytest.mark.parametrize("change", ["called_ae_title=OTHER", "host=elsewhere.example"])
+def test_a_destination_that_holds_studies_keeps_its_identity_unless_overridden(
+    run, ledger, audit, vna1, change
+) -> None:
+    run("destination", "set", "vna1", change.replace("OTHER", "FIRST").replace("elsewhere", "first"))
+    held = store.get(ledger, "vna1")
+    holds_something(ledger, held)
+    result = run("destination", "set", "vna1", change, status=2)
+    assert "vna1 holds studies" in result.stderr
+    assert "--override" in result.stderr
+    assert store.get(ledger, "vna1") == held
+    run("destination", "set", "vna1", "port=105")
+    run("destination", "set", "vna1", change, "--override")
+    assert store.get(ledger, "vna1") != held
+    assert audit()[-1][1] == "destination.override"
+
+
+def archive_destination(run, archive: SimulatedArchive, **settings: str) -> None:
+    host, port = archive.address
+    values = {"called_ae_title": archive.ae_title, "host": host, "port": str(port), **settings}
+    run("destination", "create", "sim", *[f"--set={name}={value}" for name, value in values.items()])
+
+
+def test_test_passes_every_step_at_a_good_archive(run, run_json, tmp_path) -> None:
+    with SimulatedArchive(tmp_path / "archive") as archive:
+        archive_destination(run, archive)
+        lines = run("destination", "test", "sim").stdout.splitlines()
+        steps = run_json("destination", "test", "sim")
+        assert archive.requests == []
+    assert [line.split()[:2] for line in lines] == [["ok", step["step"]] for step in steps]
+    assert [step["step"] for step in steps] == ["tcp", "association", "echo", "storage", "find"]
+    assert all(step["ok"] and step["code"] == "" for step in steps)
+
+
+def test_test_says_that_the_ae_title_is_refused_and_which(run, tmp_path) -> None:
+    with SimulatedArchive(tmp_path / "archive", rudeness=Rudeness(check_called_ae_title=True)) as archive:
+        archive_destination(run, archive, called_ae_title="WRONG")
+        result = run("destination", "test", "sim", status=1)
+    assert result.stdout.splitlines()[0].startswith("ok      tcp")
+    assert result.stdout.splitlines()[-1].startswith("FAILED  association")
+    assert "'WRONG'" in result.stdout
+
+
+def test_test_says_that_our_ae_title_is_refused_and_which(run, tmp_path) -> None:
+    with SimulatedArchive(tmp_path / "a", rudeness=Rudeness(known_calling_ae_titles=("OTHER",))) as archive:
+        archive_destination(run, archive, calling_ae_title="STRANGER")
+        result = run("destination", "test", "sim", status=1)
+    assert "calling AE title 'STRANGER'" in result.stdout
+
+
+def test_test_says_that_a_port_is_closed(run, run_json) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        run("destination", "create", "sim", "--ae-title", "A", "--host", "127.0.0.1", "--port", str(port))
+        (step,) = run_json("destination", "test", "sim", status=1)
+    assert (step["step"], step["ok"], step["code"]) == ("tcp", False, "connection-refused")
+
+
+def test_a_gateway_is_made_listed_and_recorded(run, run_json, pacs, audit) -> None:
+    run("gateway", "create", "north_1", "--facility-group", "region", "--queue", "edge.north")
+    (item,) = run_json("gateway", "list")
+    assert (item["name"], item["facility_group"], item["queue"]) == ("north_1", "region", "edge.north")
+    assert "north_1  region          edge.north  pending" in run("gateway", "list").stdout
+    assert audit()[-1][1:3] == ("gateway.create", "gateway north_1")
+
+
+def test_a_bad_gateway_is_refused(run, run_json, pacs) -> None:
+    run("gateway", "create", "north_1", "--facility-group", "region")
+    for name, facility_group, queue, message in (
+        ("north_1", "region", "q", "there is a gateway 'north_1' already"),
+        ("north_2", "moon", "q", "the platform has no facility group 'moon' (it has metro, region)"),
+        ("North-2", "region", "q", "name: must be"),
+        ("north_2", "", "q", "facility_group: must not be empty"),
+        ("north_2", "region", "a b", "queue: must be"),
+    ):
+        result = run("gateway", "create", name, "--facility-group", facility_group, "--queue", queue, status=2)
+        assert message in result.stderr
+    assert len(run_json("gateway", "list")) == 1
+
+
+def test_empty_lists_say_so(run, run_json) -> None:
+    assert run("gateway", "list").stdout == "There is no gateway.\n"
+    assert run("destination", "list").stdout.startswith("There is no destination.")
+    assert run_json("destination", "list") == []
