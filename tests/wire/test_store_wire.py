@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.config import disable_value_validation
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.dsutils import split_dataset
@@ -202,6 +204,45 @@ def test_a_stall_past_the_time_out_is_an_unknown_outcome(archive, endpoint, copi
         _collect(store_instances(replace(endpoint, dimse_timeout_s=0.5), instances), outcomes)
     assert results(outcomes) == [StoreResult.STORED, StoreResult.UNKNOWN]
     assert outcomes[1].status is None
+
+
+@pytest.mark.timeout(30)
+def test_a_task_that_is_terminated_while_it_waits_leaves_no_association_behind(archive, endpoint, copies, outgoing):
+    class Terminated(Exception):
+        """What Airflow raises in a task on SIGTERM."""
+
+    def terminate(*_):
+        raise Terminated
+
+    archive.behave(Rudeness(stall_at_store=2, stall_s=3))
+    sending = store_instances(endpoint, [outgoing(path) for path in copies(3)])
+    next(sending)
+    before = signal.signal(signal.SIGALRM, terminate)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(Terminated):
+            next(sending)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    wait_until(lambda: archive.open_associations == 0)
+    assert [thread.name for thread in threading.enumerate() if "Requestor" in thread.name] == []
+
+
+def test_nothing_of_the_patient_is_logged(archive, endpoint, sample, outgoing, tmp_path, caplog, recwarn):
+    caplog.set_level("DEBUG")
+    data_set = dcmread(sample("CT_small.dcm"))
+    with disable_value_validation():
+        data_set.PatientName = "SECRET^" + "X" * 80  # too long, so pydicom would like to quote it
+        data_set.PatientBirthDate = "SECRET"
+    path = tmp_path / "odd.dcm"
+    with disable_value_validation():
+        data_set.save_as(path)
+    archive.behave(Rudeness(accept_transfer_syntaxes=(IMPLICIT,)))
+    (outcome,) = store_instances(endpoint, [outgoing(path)])
+    assert outcome.result is StoreResult.STORED
+    said = [caplog.text, repr(outcome), *(str(warning.message) for warning in recwarn)]
+    assert not any("SECRET" in text for text in said)
 
 
 # Files

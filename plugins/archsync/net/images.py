@@ -16,17 +16,17 @@ from archsync.errors import InvalidInput
 def local_image(location: str, *, sop_instance_uid: str) -> Path:
     """The readable, regular file behind ``location``.
 
-    Paths may hold patient names, so messages name the instance by its UID and leave the location out.
+    Paths may hold patient names, so errors name the instance by its UID and leave the location out, causes included.
 
     Raises:
         InvalidInput: ``unknown-location-scheme``, ``file-missing``, ``file-unreadable`` or ``file-not-regular``.
     """
     try:
         parts = urlsplit(location)
-    except ValueError as exc:
+    except ValueError:
         raise InvalidInput(
             f"instance {sop_instance_uid}: its location is not a URI", code="unknown-location-scheme"
-        ) from exc
+        ) from None
     if parts.scheme != "file":
         scheme = f"scheme {parts.scheme!r}" if parts.scheme else "no scheme"
         raise InvalidInput(
@@ -44,12 +44,12 @@ def local_image(location: str, *, sop_instance_uid: str) -> Path:
     path = Path(unquote(location[location.index(":") + 1 :].removeprefix("//").removeprefix(parts.netloc)))
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise InvalidInput(f"instance {sop_instance_uid}: its file does not exist", code="file-missing") from exc
+    except (FileNotFoundError, NotADirectoryError):
+        raise InvalidInput(f"instance {sop_instance_uid}: its file does not exist", code="file-missing") from None
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         raise InvalidInput(
             f"instance {sop_instance_uid}: its file can't be looked at ({_reason(exc)})", code="file-unreadable"
-        ) from exc
+        ) from None
     if not stat.S_ISREG(mode):
         raise InvalidInput(f"instance {sop_instance_uid}: its location is not a regular file", code="file-not-regular")
     if not os.access(path, os.R_OK):

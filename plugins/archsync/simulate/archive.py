@@ -7,14 +7,13 @@ with the sender, so that one's mistakes don't hide in the other. It logs UIDs an
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from socketserver import BaseServer
 from types import MappingProxyType
@@ -32,10 +31,12 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from archsync.errors import ConfigurationError
 from archsync.simulate.catalog import Catalog
+from archsync.simulate.rudeness import RUDENESS_FILE, ChosenStatus, ControlFile, Rudeness
 
 LOGGER = logging.getLogger(__name__)
 
-RUDENESS_FILE = "rudeness.json"
+__all__ = ["RUDENESS_FILE", "ChosenStatus", "Rudeness", "SimulatedArchive", "StoredInstance", "run_archive"]
+
 _POLL_S = 0.05
 
 _VERIFICATION = "1.2.840.10008.1.1"
@@ -44,87 +45,6 @@ _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
 _UNCOMPRESSED = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
 _PLAIN_NAME = re.compile(r"[0-9]+(\.[0-9]+)*")
 _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0xA700, 0xC000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChosenStatus:
-    """Answer a C-STORE with ``status`` instead of storing (Bxxx: after storing).
-
-    Applies to the ``nth`` C-STORE from now on (1 is the next) or to those of one SOP Instance UID, ``times`` times.
-    """
-
-    status: int
-    nth: int | None = None
-    sop_instance_uid: str | None = None
-    times: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rudeness:
-    """How the archive misbehaves. Counts begin when the rudeness is set; the default is to be polite."""
-
-    refuse_associations: int = 0
-    """Refuse this many association requests with A-ASSOCIATE-RJ, result/source/reason as below."""
-    refuse_result: int = 2
-    refuse_source: int = 3
-    refuse_reason: int = 1
-    known_calling_ae_titles: tuple[str, ...] = ()
-    """Refuse other calling AE titles (1/1/3); empty: any is welcome."""
-    check_called_ae_title: bool = False
-    """Refuse associations for another called AE title (1/1/7)."""
-    statuses: tuple[ChosenStatus, ...] = ()
-    abort_after_stores: int | None = None
-    """Abort instead of answering the C-STORE after this many, once."""
-    stall_at_store: int | None = None
-    """Wait ``stall_s`` before the response to this C-STORE (1 is the next), once."""
-    stall_s: float = 0.0
-    accept_transfer_syntaxes: tuple[str, ...] = ()
-    """Accept only these transfer syntaxes for storage; empty: all."""
-    accept_sop_classes: tuple[str, ...] = ()
-    """Accept only these SOP classes for storage; empty: all."""
-    store_delay_s: float = 0.0
-    """Wait before each C-STORE response."""
-
-    @classmethod
-    def from_json(cls, text: str) -> Rudeness:
-        """Read rudeness from JSON: an object with the field names of this class; ``statuses`` is a list of objects.
-
-        Raises:
-            ConfigurationError: not JSON, or an unknown name.
-        """
-        try:
-            values = json.loads(text)
-            statuses = tuple(_as_status(status) for status in values.pop("statuses", ()))
-            rudeness: Rudeness = replace(_checked(cls(), values), statuses=statuses)
-            return rudeness
-        except (ValueError, TypeError, KeyError, AttributeError) as exc:
-            raise ConfigurationError(f"{RUDENESS_FILE}: {exc}", code="bad-setting") from exc
-
-
-def _as_status(values: dict[str, Any]) -> ChosenStatus:
-    """One of the statuses; the status itself may be written "A700" as well as 42752."""
-    status = values.pop("status")
-    code = int(status, 16) if isinstance(status, str) else int(status)
-    chosen: ChosenStatus = _checked(ChosenStatus(status=code), values)
-    return chosen
-
-
-def _checked(default: Any, values: dict[str, Any]) -> Any:
-    """``default`` with ``values``, which must have the types of the fields they replace (None: a whole number)."""
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in {f.name for f in fields(default)}:
-            raise ValueError(f"unknown name {name!r}")
-        now = getattr(default, name)
-        if isinstance(now, tuple):
-            checked[name] = tuple(str(part) for part in value)
-        elif name == "sop_instance_uid":
-            checked[name] = str(value)
-        elif isinstance(value, bool) is not isinstance(now, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{name}: bad value {value!r}")
-        else:
-            checked[name] = value
-    return replace(default, **checked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,35 +409,8 @@ def run_archive(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
     with SimulatedArchive(folder, port, ae_title=ae_title, host=host) as archive:
-        control = _ControlFile(folder / RUDENESS_FILE)
-        control.apply_to(archive)
+        control = ControlFile(folder / RUDENESS_FILE)
+        control.apply_to(archive.behave)
         announce(f"Archive {ae_title} listens on {archive.address[0]} port {archive.address[1]}, folder {folder}")
         while not done.wait(poll_s):
-            control.apply_to(archive)
-
-
-class _ControlFile:
-    """The rudeness file, read when it changes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int] | None = None
-
-    def apply_to(self, archive: SimulatedArchive) -> None:
-        try:
-            status = self._path.stat()
-            now = (status.st_mtime_ns, status.st_size)
-            if now == self._seen:
-                return
-            rudeness = Rudeness.from_json(self._path.read_text())
-        except FileNotFoundError:
-            if self._seen is not None:
-                archive.behave()
-            self._seen = None
-            return
-        except (ConfigurationError, OSError, UnicodeDecodeError) as exc:
-            LOGGER.warning("%s is ignored: %s", self._path.name, exc)
-            self._seen = now
-            return
-        archive.behave(rudeness)
-        self._seen = now
+            control.apply_to(archive.behave)

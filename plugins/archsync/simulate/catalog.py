@@ -42,7 +42,12 @@ class Catalog:
         level = str(query.get("QueryRetrieveLevel", ""))
         if level not in _LEVELS:
             return None
-        return [self._answer(entry, query, level) for entry in self._entries[level].values() if _matches(entry, query)]
+        studies = _wanted(query.get("StudyInstanceUID"))  # looked at first, as it rules out nearly everything
+        return [
+            self._answer(entry, query, level)
+            for key, entry in self._entries[level].items()
+            if (not studies or key[0] in studies) and _matches(entry, query)
+        ]
 
     def _answer(self, entry: Dataset, query: Dataset, level: str) -> Dataset:
         answer = Dataset()

@@ -94,7 +94,7 @@ def read_facts(path: Path, *, sop_instance_uid: str) -> FileFacts:
     except OSError as exc:
         raise InvalidInput(
             f"instance {sop_instance_uid}: its file can't be read ({exc.strerror})", code="file-unreadable"
-        ) from exc
+        ) from None  # the cause names the path, which may hold a patient's name
     except _Truncated as exc:
         raise InvalidInput(f"instance {sop_instance_uid}: its file is cut short", code="file-truncated") from exc
     except _Malformed as exc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -90,51 +91,26 @@ def _check_file(instance: OutgoingInstance) -> FileFacts:
     return facts
 
 
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """A C-STORE request ready to leave, and what to say about it."""
+
+    request: Any
+    context_id: int
+    facts: FileFacts
+    transfer_syntax_uid: str
+    size_bytes: int
+    notes: tuple[str, ...]
+
+
 def _store(peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts) -> StoreOutcome:
     """Send one instance in the best form the peer takes."""
-    notes: list[str] = []
     try:
-        if not facts.is_unchanged:
-            facts = _check_file(instance)
-        syntax = facts.transfer_syntax_uid
-        if syntax != instance.transfer_syntax_uid:
-            notes.append(f"its file is in {uid_name(syntax)}, not as the platform says")
-        request = C_STORE()
-        context_id = peer.context_id(facts.sop_class_uid, syntax)
-        if context_id is not None:
-            size = facts.data_set_bytes
-            if size % 2 == 0:
-                # Streamed from the file, so the peer gets the stored bytes.
-                request._dataset_path = (facts.path, facts.data_set_offset)
-            else:
-                request.DataSet = BytesIO(_padded_data_set(facts))
-                size += 1
-        else:
-            syntax, context_id = _fallback(peer, facts)
-            data_set = reencode(facts, syntax)
-            request.DataSet = BytesIO(data_set)
-            size = len(data_set)
-            notes.append(f"sent as {uid_name(syntax)}")
+        message = _prepare(peer, instance, facts)
     except InvalidInput as exc:
         return _refused(instance, exc)
-    request.AffectedSOPClassUID = facts.sop_class_uid
-    request.AffectedSOPInstanceUID = facts.sop_instance_uid
-    request.Priority = _MEDIUM_PRIORITY
-    return _exchange(peer, request, context_id, instance, facts, syntax, size, notes)
-
-
-def _exchange(
-    peer: PeerAssociation,
-    request: Any,
-    context_id: int,
-    instance: OutgoingInstance,
-    facts: FileFacts,
-    syntax: str,
-    size: int,
-    notes: Sequence[str],
-) -> StoreOutcome:
     try:
-        peer.send(request, context_id)
+        peer.send(message.request, message.context_id)
     except OSError:
         # The file went away between its check and now, with the request half sent. Nothing is known to be stored: a
         # new attempt names the file or sends it.
@@ -142,21 +118,51 @@ def _exchange(
     response = peer.receive()
     status = None if response is None else int(response.Status)
     meaning = explain_store_status(status)
-    result, code, message = meaning.result, meaning.code, describe_store_status(status)
+    result, code, sentence = meaning.result, meaning.code, describe_store_status(status)
     if status is None:
-        message = f"{message} ({peer.describe_loss()})"
-    elif not facts.is_unchanged:
-        # What the peer answered for may be neither the old content nor the new.
-        result, code, message = StoreResult.LIMITED, "file-changed", "The file changed while it was being sent"
+        sentence = f"{sentence} ({peer.describe_loss()})"
+    elif result.is_stored and not message.facts.is_unchanged:
+        # What the peer holds now may be neither the old content nor the new.
+        result, code, sentence = StoreResult.LIMITED, "file-changed", "The file changed while it was being sent"
     return StoreOutcome(
         instance=instance,
         result=result,
         status=status,
         code=code,
-        message="; ".join((message, *notes)),
-        bytes_sent=size,
-        sent_transfer_syntax_uid=syntax,
+        message="; ".join((sentence, *message.notes)),
+        bytes_sent=message.size_bytes,
+        sent_transfer_syntax_uid=message.transfer_syntax_uid,
     )
+
+
+def _prepare(peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts) -> _Message:
+    """The request for one instance: its file as it is, or re-encoded.
+
+    Raises:
+        InvalidInput: the file has changed for the worse, or the peer takes it in no form we can make.
+    """
+    if not facts.is_unchanged:
+        facts = _check_file(instance)
+    syntax, notes = facts.transfer_syntax_uid, []
+    if syntax != instance.transfer_syntax_uid:
+        notes.append(f"its file is in {uid_name(syntax)}, not as the platform says")
+    request = C_STORE()
+    request.AffectedSOPClassUID = facts.sop_class_uid
+    request.AffectedSOPInstanceUID = facts.sop_instance_uid
+    request.Priority = _MEDIUM_PRIORITY
+    context_id = peer.context_id(facts.sop_class_uid, syntax)
+    if context_id is None:
+        syntax, context_id = _fallback(peer, facts)
+        data_set = reencode(facts, syntax)
+        notes.append(f"sent as {uid_name(syntax)}")
+    elif facts.data_set_bytes % 2:
+        data_set = _padded_data_set(facts)
+    else:
+        # Streamed from the file, so the peer gets the stored bytes.
+        request._dataset_path = (facts.path, facts.data_set_offset)
+        return _Message(request, context_id, facts, syntax, facts.data_set_bytes, tuple(notes))
+    request.DataSet = BytesIO(data_set)
+    return _Message(request, context_id, facts, syntax, len(data_set), tuple(notes))
 
 
 def _padded_data_set(facts: FileFacts) -> bytes:
@@ -170,7 +176,7 @@ def _padded_data_set(facts: FileFacts) -> bytes:
     except OSError as exc:
         raise InvalidInput(
             f"instance {facts.sop_instance_uid}: its file can't be read ({exc.strerror})", code="file-unreadable"
-        ) from exc
+        ) from None  # the cause names the path, which may hold a patient's name
 
 
 def _fallback(peer: PeerAssociation, facts: FileFacts) -> tuple[str, int]:
