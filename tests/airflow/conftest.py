@@ -98,16 +98,23 @@ class Stack:
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
-    def job_process(self) -> psutil.Process | None:
-        """The process that runs a job's task now."""
+    def task_process(self, dag_id: str, timeout_s: float = WAIT_S) -> psutil.Process:
+        """Wait for a process that runs a task of this DAG, and return it."""
         scheduler = psutil.Process(self.installation.supervisor.pid("scheduler"))
-        for process in scheduler.children(recursive=True):
-            try:
-                if not process.children() and any("archive__" in part for part in process.cmdline()):
-                    return process
-            except psutil.NoSuchProcess:
-                continue
-        return None
+
+        def running() -> psutil.Process | None:
+            found = self.api("GET", f"/api/v2/dags/{dag_id}/dagRuns/~/taskInstances?state=running&state=queued")
+            titles = {f"airflow worker -- {ti['id']}" for ti in found["task_instances"]}
+            return next((p for p in scheduler.children(recursive=True) if _title(p) in titles), None)
+
+        return wait_for(running, timeout_s, lambda: f"no task of {dag_id} runs")
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()).strip()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def wait_for(look: Callable[[], Any], timeout_s: float, say: Callable[[], str]) -> Any:
@@ -164,10 +171,12 @@ def _watch(installation: Any, ended: threading.Event) -> None:
 def add_destination(stack: Stack, name: str, **settings: Any) -> Any:
     """Make a destination with an archive of its own, and its pool in Airflow."""
     from archsync.core.destination import Destination, Verification
+    from archsync.launcher.postgres import free_port
     from archsync.ledger import destinations
     from archsync.simulate.archive import SimulatedArchive
 
-    archive = SimulatedArchive(stack.folder / "archives" / name, port=0, ae_title=name.upper())
+    # A port of its own, which it keeps when a test stops and starts it.
+    archive = SimulatedArchive(stack.folder / "archives" / name, port=free_port(), ae_title=name.upper())
     archive.start()
     stack.archives[name] = archive
     host, port = archive.address

@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-import psutil
 import psycopg
 import pytest
 
@@ -126,9 +125,7 @@ def test_a_killed_task_is_retried_and_sends_only_what_was_not_acknowledged(stack
         return bool(found) and found[-1].status is JobStatus.RUNNING and found[-1].instances_done >= 2
 
     wait_for(committed, 60, lambda: str(stack.jobs_of(study, "vna1")))
-    process = stack.job_process()
-    assert process is not None
-    process.send_signal(signal.SIGKILL)
+    stack.task_process("archsync_archive__vna1").kill()
     stack.archives["vna1"].behave(None)
     stack.wait_for_job(study, "vna1", SUCCEEDED, timeout_s=150)
     assert wanted <= stored(stack)
@@ -196,25 +193,9 @@ def test_work_goes_on_after_a_component_was_killed(stack: Stack, component: str)
 
 
 def test_a_killed_dispatcher_task_loses_nothing(stack: Stack) -> None:
-    stop_at = time.monotonic() + 20
     study = stack.platform.add_volume(exam_status=ExamStatus.COMPLETED)
-    scheduler = psutil.Process(stack.installation.supervisor.pid("scheduler"))
-    while time.monotonic() < stop_at:
-        dispatchers = [
-            p for p in scheduler.children(recursive=True) if _cmdline_has(p, "archsync_dispatch") and not p.children()
-        ]
-        if dispatchers:
-            dispatchers[0].send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.01)
+    stack.task_process("archsync_dispatch").kill()
     stack.wait_for_job(study, "vna1", SUCCEEDED, timeout_s=200)
-
-
-def _cmdline_has(process: psutil.Process, text: str) -> bool:
-    try:
-        return any(text in part for part in process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_restart_of_postgresql_in_mid_run_loses_nothing(stack: Stack) -> None:
@@ -250,3 +231,28 @@ def _now():
     from datetime import UTC, datetime
 
     return datetime.now(UTC)
+
+
+def test_the_example_dag_archives_a_study_whose_trigger_was_not_reached(stack: Stack) -> None:
+    add_destination(stack, "vna3", trigger_status=ExamStatus.COMPLETED, facilities=("NOWHERE",))
+    dag_id = "example_archive_after_pipeline"
+    stack.wait_until_parsed(dag_id)
+    study = stack.platform.add_volume(exam_status=ExamStatus.PENDING)
+    wanted = held_uids(stack, study)
+    with psycopg.connect(stack.installation.platform_dsn) as connection:
+        [(uid,)] = connection.execute(
+            "select study_instance_uid from archsync_platform.study where study_key::text = %s", [study]
+        )
+    conf = {"study_instance_uid": uid, "destination": "vna3"}
+    run = stack.api("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"conf": conf, "logical_date": None})
+    stack.platform.set_status(study, ExamStatus.COMPLETED)
+
+    def state() -> str:
+        return stack.api("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run['dag_run_id']}")["state"]
+
+    wait_for(lambda: state() in ("success", "failed"), 120, state)
+    assert state() == "success"
+    assert wanted <= stored(stack, "vna3")
+    [job] = stack.jobs_of(study, "vna3")
+    assert job.status is SUCCEEDED
+    assert job.requested_by.startswith(dag_id)

@@ -98,6 +98,8 @@ class Supervisor:
         stop_sessions([component.process.pid for component in self._components.values()], grace_s=GRACE_S)
         for component in self._components.values():
             component.process.wait()
+        for component in self._components.values():
+            component.process.wait()
         for server in self._servers:
             server.stop()
 

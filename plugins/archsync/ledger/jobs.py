@@ -22,6 +22,8 @@ SQL = load("jobs")
 LEASE_S = 60
 #: A job handed to Airflow for which no run began after this long was lost on the way, in seconds.
 LOST_AFTER_S = 60
+#: How long a job that was just handed to Airflow is let pass by less urgent ones, in seconds.
+FRESH_S = 15
 #: How long a job may be overdue in Airflow's hands before the sweeper asks Airflow about it, in seconds.
 GRACE_S = 90
 
@@ -147,15 +149,34 @@ def close_idle(ledger: Ledger, job_ids: Sequence[int], *, reason: str) -> None:
     ledger.execute(SQL["close_idle"], {"job_ids": list(job_ids), "reason": reason})
 
 
-def claim_due(ledger: Ledger, destination_id: int, limit: int) -> list[tuple[int, JobType]]:
-    """Mark up to ``limit`` due jobs as ready and return them: STAT first, then oldest, never past their lane."""
-    rows = ledger.fetch_all(SQL["claim_due"], {"destination_id": destination_id, "limit": limit})
+def claim_due(ledger: Ledger, destination_id: int, priority: Priority, limit: int) -> list[tuple[int, JobType]]:
+    """Mark up to ``limit`` due jobs of one priority as ready and return them: oldest first, never past their lane."""
+    rows = ledger.fetch_all(
+        SQL["claim_due"], {"destination_id": destination_id, "priority": int(priority), "limit": limit}
+    )
     return [(row["job_id"], JobType(row["job_type"])) for row in rows]
 
 
-def destinations_with_due(ledger: Ledger) -> dict[int, int]:
-    """Destinations that have due jobs → how many of their jobs are in Airflow's hands."""
-    return {row["destination_id"]: row["handed_out"] for row in ledger.fetch_all(SQL["destinations_with_due"])}
+@dataclass(frozen=True, slots=True)
+class DueJobs:
+    """What is due at a destination: the highest priority, and how many jobs at least as urgent Airflow has in hand."""
+
+    priority: Priority
+    handed_out: int
+
+
+def most_urgent_due(ledger: Ledger) -> dict[int, DueJobs]:
+    """Destinations that have due jobs whose lane is free → what is most urgent there."""
+    return {
+        row["destination_id"]: DueJobs(Priority(row["priority"]), row["handed_out"])
+        for row in ledger.fetch_all(SQL["most_urgent_due"])
+    }
+
+
+def more_urgent(ledger: Ledger, job_id: int) -> int | None:
+    """A more urgent job that a job about to start has to let pass."""
+    row = ledger.fetch_one(SQL["more_urgent"], {"job_id": job_id, "fresh_s": FRESH_S})
+    return row["job_id"] if row else None
 
 
 def next_wake(ledger: Ledger) -> datetime | None:
@@ -187,15 +208,26 @@ def blocker(ledger: Ledger, job_id: int) -> int | None:
     return row["job_id"] if row else None
 
 
+def count_killed(ledger: Ledger, job_id: int) -> int:
+    """How many attempts of a job ended without a word since it last waited."""
+    row = ledger.fetch_one(SQL["count_killed"], {"job_id": job_id})
+    return int(row["killed"]) if row else 0
+
+
 def begin_attempt(ledger: Ledger, job_id: int, *, dag_id: str, run_id: str, try_number: int) -> int:
     """Make the job run under a new attempt with a fresh lease; attempts that never ended are closed as lost."""
-    ledger.execute(SQL["close_lost_attempts"], {"job_id": job_id})
+    close_lost_attempts(ledger, job_id)
     ledger.execute(SQL["clear_failures"], {"job_id": job_id})
     run = {"job_id": job_id, "dag_id": dag_id, "run_id": run_id, "try_number": try_number}
     row = ledger.fetch_one(SQL["insert_attempt"], run)
     assert row is not None, "insert … returning gives a row"
     ledger.execute(SQL["set_running"], {**run, "attempt_id": row["attempt_id"], "lease_s": LEASE_S})
     return int(row["attempt_id"])
+
+
+def close_lost_attempts(ledger: Ledger, job_id: int) -> None:
+    """Close the attempts of a job that never reported an end."""
+    ledger.execute(SQL["close_lost_attempts"], {"job_id": job_id})
 
 
 def renew_lease(ledger: Ledger, job_id: int, attempt_id: int) -> bool:
@@ -298,26 +330,27 @@ def move(
 
     A job that goes back to waiting absorbs the follow-up that was queued behind it.
     """
-    if status is JobStatus.WAITING:
-        ledger.execute(SQL["merge_later"], {"job_id": job_id})
     allowed = [s.value for s in JobStatus if status in TRANSITIONS[s]]
-    moved = ledger.execute(
-        SQL["move"],
-        {
-            "job_id": job_id,
-            "status": status.value,
-            "allowed": allowed,
-            "attempt_id": attempt_id,
-            "reason_code": reason_code,
-            "reason": reason,
-            "wait_reason": wait_reason.value if wait_reason else None,
-            "not_before": not_before,
-            "next_attempt_at": next_attempt_at,
-            "counted": int(counted),
-            "reset_attempts": reset_attempts,
-            "decided_by": decided_by,
-        },
-    )
+    with ledger.transaction():
+        if status is JobStatus.WAITING:
+            ledger.execute(SQL["merge_later"], {"job_id": job_id, "allowed": allowed, "attempt_id": attempt_id})
+        moved = ledger.execute(
+            SQL["move"],
+            {
+                "job_id": job_id,
+                "status": status.value,
+                "allowed": allowed,
+                "attempt_id": attempt_id,
+                "reason_code": reason_code,
+                "reason": reason,
+                "wait_reason": wait_reason.value if wait_reason else None,
+                "not_before": not_before,
+                "next_attempt_at": next_attempt_at,
+                "counted": int(counted),
+                "reset_attempts": reset_attempts,
+                "decided_by": decided_by,
+            },
+        )
     return moved == 1
 
 
@@ -362,8 +395,9 @@ def known_jobs(ledger: Ledger, destination_id: int, study_keys: Sequence[str]) -
                 content_digest=row["content_digest"],
                 priority=Priority(row["priority"]),
                 wait_reason=WaitReason(row["wait_reason"]) if row["wait_reason"] else None,
+                not_before=row["not_before"],
                 created_at=row["created_at"],
-                is_requested=row["is_requested"],
+                requested_by=row["requested_by"],
             )
         )
     return found

@@ -29,12 +29,21 @@ def watermark(ledger: Ledger) -> str | None:
     return row["watermark"] if row else None
 
 
-def advance(ledger: Ledger, new_watermark: str, study_keys: Sequence[str]) -> None:
-    """Queue the studies that changed and move the watermark past them, both or neither."""
+def read_position(ledger: Ledger) -> tuple[str | None, int]:
+    """The watermark, and how often it was reset so far: hand that back to :func:`advance`."""
+    row = ledger.fetch_one(SQL["watermark"])
+    return (row["watermark"], row["resets"]) if row else (None, 0)
+
+
+def advance(ledger: Ledger, new_watermark: str, study_keys: Sequence[str], *, resets: int | None = None) -> None:
+    """Queue the studies that changed and move the watermark past them, both or neither.
+
+    With ``resets`` the watermark stays where it is if it was reset since :func:`read_position` said so.
+    """
     with ledger.transaction():
         if study_keys:
             ledger.execute(SQL["queue_studies"], {"study_keys": list(study_keys)})
-        ledger.execute(SQL["set_watermark"], {"watermark": new_watermark})
+        ledger.execute(SQL["set_watermark"], {"watermark": new_watermark, "resets": resets})
 
 
 def reset_watermark(ledger: Ledger) -> None:

@@ -13,8 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 
 from archsync.core.destination import Destination, Verification
 from archsync.core.job import Job, JobStatus, JobType, WaitReason
@@ -95,7 +95,7 @@ def run_store_job(ledger: Ledger, platform: Platform, job_id: int, run: Run, *, 
         with attempt.heartbeat():
             return attempt.work(is_probe=is_probe)
     except _TakenAway:
-        return Ended(job_id, jobs.get(ledger, job_id).status, "the job was taken away from this attempt", did_run=False)
+        return attempt.conclude_taken_away()
     except LedgerUnavailable:
         raise
     except ArchsyncError as exc:
@@ -114,18 +114,24 @@ def _begin(ledger: Ledger, job_id: int, run: Run, now: datetime) -> Ended | tupl
         if _is_anothers(job, run, now):
             return Ended(job_id, job.status, f"job {job_id} is being worked on by run {job.run_id}", did_run=False)
         destination = destinations.get_by_id(ledger, job.destination_id)
+        if job.status in _RETRIED_BY_AIRFLOW and jobs.count_killed(ledger, job_id) >= destination.max_attempts:
+            return _give_up_killed(ledger, job)
         if blocked_by := jobs.blocker(ledger, job_id):
             return _put_back(ledger, job, WaitReason.LANE, f"job {blocked_by} has to finish first")
         if not destination.enabled:
             return _put_back(ledger, job, WaitReason.DISABLED, f"destination {destination.name} is disabled")
         if destination.next_opening(now) > now:
             return _put_back(ledger, job, WaitReason.SEND_WINDOW, f"outside the send window {destination.send_window}")
+        if urgent := jobs.more_urgent(ledger, job_id):
+            return _put_back(ledger, job, WaitReason.QUEUE, f"job {urgent} is more urgent")
         probe = breaker.take_probe(ledger, destination, now)
         if probe is False:
             return _put_back(ledger, job, WaitReason.DESTINATION_DOWN, f"destination {destination.name} is down")
         attempt_id = jobs.begin_attempt(
             ledger, job_id, dag_id=run.dag_id, run_id=run.run_id, try_number=run.try_number
         )
+    if job.status is JobStatus.FAILED:  # cleared in Airflow: it starts afresh
+        job = replace(job, attempts=0, first_attempt_at=None)
     return job, destination, attempt_id, probe is True
 
 
@@ -135,6 +141,24 @@ def _is_anothers(job: Job, run: Run, now: datetime) -> bool:
         return False
     same_run = (job.dag_id, job.run_id) == (run.dag_id, run.run_id)
     return not same_run
+
+
+_RETRIED_BY_AIRFLOW = frozenset({JobStatus.RUNNING, JobStatus.RETRYING})
+
+
+def _give_up_killed(ledger: Ledger, job: Job) -> Ended:
+    """Fail a job whose process is killed every time: an image that crashes it must not do so for ever."""
+    message = "Its process was killed in every attempt (out of memory, or an image that crashes it)."
+    jobs.close_lost_attempts(ledger, job.job_id)
+    jobs.move(ledger, job.job_id, JobStatus.FAILED, reason_code="task-killed", reason=message)
+    _look_again(ledger, job)
+    return Ended(job.job_id, JobStatus.FAILED, message, code="task-killed")
+
+
+def _look_again(ledger: Ledger, job: Job) -> None:
+    """Have the job's study planned again: what changed since the job looked was covered by it, and is no longer."""
+    if job.study_key is not None:
+        plan_queue.queue(ledger, [job.study_key])
 
 
 def _put_back(ledger: Ledger, job: Job, why: WaitReason, message: str) -> Ended:
@@ -346,6 +370,21 @@ class _Attempt:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
+    def conclude_taken_away(self) -> Ended:
+        """Record the attempt's end, unless the one that took over has, and leave the job alone."""
+        status = jobs.get(self._ledger, self._job.job_id).status
+        message = "the job was taken away from this attempt"
+        jobs.finish_attempt(
+            self._ledger,
+            self._attempt_id,
+            outcome=status,
+            reason_code="taken-away",
+            reason=message,
+            instances=self._tally.stored,
+            size_bytes=self._tally.stored_bytes,
+        )
+        return Ended(self._job.job_id, status, message, did_run=False)
+
     def conclude_error(self, error: ArchsyncError) -> Ended:
         """Decide what follows an error and record it."""
         health = destinations.health(self._ledger)[self._job.destination_id].health
@@ -379,10 +418,11 @@ class _Attempt:
         wait: WaitReason | None = None,
         not_before: datetime | None = None,
     ) -> Ended:
-        from datetime import timedelta
-
         next_attempt_at = None if retry_delay_s is None else self._now() + timedelta(seconds=retry_delay_s)
         with self._ledger.transaction():
+            if status in (JobStatus.FAILED, JobStatus.CANCELLED) or not_before is FAR_FUTURE:
+                # Before the job's row is locked: the planner takes its locks in this order too.
+                _look_again(self._ledger, self._job)
             jobs.finish_attempt(
                 self._ledger,
                 self._attempt_id,
@@ -406,10 +446,8 @@ class _Attempt:
                 counted=counted,
                 decided_by="archsync",
             )
-            if status is JobStatus.FAILED and self._job.study_key is not None:
-                # The study may have moved on meanwhile: a follow-up then takes the failed job's intent over.
-                plan_queue.queue(self._ledger, [self._job.study_key])
         if not moved:
+            status = jobs.get(self._ledger, self._job.job_id).status
             return Ended(self._job.job_id, status, "the job was taken away from this attempt", did_run=False)
         return Ended(self._job.job_id, status, message, code, retry_delay_s)
 

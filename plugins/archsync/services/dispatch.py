@@ -33,9 +33,13 @@ RunState = Callable[[str, str], str | None]
 
 
 def hand_out(ledger: Ledger, *, now: datetime, is_paused: IsPaused) -> list[HandedOut]:
-    """Mark due jobs as ready, within each destination's quota, and return them: STAT first, lanes kept."""
+    """Mark due jobs as ready, within each destination's quota, and return them: STAT first, lanes kept.
+
+    Airflow starts the runs of one call in any order, so a call hands out one priority per destination; a less urgent
+    one follows with the next call. Jobs of lower priority that are out already do not use up the quota of a higher.
+    """
     handed: list[HandedOut] = []
-    due = jobs.destinations_with_due(ledger)
+    due = jobs.most_urgent_due(ledger)
     health = destinations.health(ledger)
     for destination in destinations.all_destinations(ledger):
         destination_id = destination.destination_id
@@ -48,11 +52,12 @@ def hand_out(ledger: Ledger, *, now: datetime, is_paused: IsPaused) -> list[Hand
         if closed is not None:
             destinations.look_again(ledger, destination_id, _look_again_at(destination, closed, now))
             continue
-        free = quota(destination, state, handed_out=due[destination_id])
+        wanted = due[destination_id]
+        free = quota(destination, state, handed_out=wanted.handed_out)
         if free:
             handed.extend(
                 HandedOut(dag_kind(job_type), destination.name, job_id)
-                for job_id, job_type in jobs.claim_due(ledger, destination_id, free)
+                for job_id, job_type in jobs.claim_due(ledger, destination_id, wanted.priority, free)
             )
     return handed
 
@@ -88,6 +93,7 @@ def sweep(ledger: Ledger, *, run_state: RunState) -> int:
                 ledger,
                 job.job_id,
                 JobStatus.WAITING,
+                attempt_id=job.attempt_id,  # asking takes a moment: an attempt that began meanwhile keeps the job
                 wait_reason=WaitReason.QUEUE,
                 reason_code="run-lost",
                 reason="Its run in Airflow ended without a word; it is started again.",

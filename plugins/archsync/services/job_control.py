@@ -14,7 +14,7 @@ def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
     """Have a failed, retrying, cancelled or suppressed job start afresh, its attempts counted from zero.
 
     Raises:
-        InvalidInput: the job succeeded, or it runs or is queued already.
+        InvalidInput: the job succeeded, it runs or is queued already, or a later job has taken its work over.
     """
     with ledger.transaction():
         job = jobs.get(ledger, job_id, lock=True)
@@ -23,6 +23,12 @@ def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
                 f"job {job_id} is {job.status.value}; only failed, retrying, cancelled or suppressed jobs are retried",
                 code="not-retryable",
                 next_step="Nothing to do.",
+            )
+        if job.status.is_done and (heir := _heir(ledger, job)) is not None:
+            raise InvalidInput(
+                f"job {job_id} is {job.status.value}, and job {heir} has taken its work over",
+                code="not-retryable",
+                next_step=f"Retry job {heir} if it failed; it sends all that is missing of the study.",
             )
         jobs.move(
             ledger,
@@ -37,6 +43,14 @@ def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
         )
         destinations.audit(ledger, actor=actor, action="job.retry", subject=f"job {job_id}")
     return jobs.get(ledger, job_id)
+
+
+def _heir(ledger: Ledger, job: Job) -> int | None:
+    """The open job on the same study and destination, if there is one."""
+    if job.study_key is None:
+        return None
+    known = jobs.known_jobs(ledger, job.destination_id, [job.study_key]).get(job.study_key, [])
+    return next((other.job_id for other in known if not other.status.is_done), None)
 
 
 def cancel(ledger: Ledger, job_id: int, *, actor: str, reason: str) -> Job:
@@ -79,6 +93,8 @@ def record_killed(ledger: Ledger, job_id: int, *, will_retry: bool, try_number: 
             reason_code="task-killed",
             reason=_KILLED,
         )
+    if job.study_key is not None and not will_retry:
+        plan_queue.queue(ledger, [job.study_key])
 
 
 _KILLED = "The task's process was killed; what it had stored is kept, the rest is sent again."

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from archsync.core.destination import Destination
-from archsync.core.planning import Held, Plan, plan
+from archsync.core.job import JobStatus
+from archsync.core.planning import Held, Plan, Rule, plan, unverified_instances
 from archsync.core.study import Study
 from archsync.errors import InvalidInput
 from archsync.ledger import destinations, holdings, jobs, plan_queue
@@ -18,7 +19,7 @@ from archsync.platformdb.reader import Platform
 BATCH = 100
 
 #: Study keys queued at once when all studies are to be looked at.
-FULL_READ_BATCH = 5_000
+FULL_READ_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,16 @@ def observe(platform: Platform, ledger: Ledger) -> int:
 
     The watermark moves only once they are queued: a crash in between reads them again, and planning twice plans nothing
     new. Where changes can't be told one by one (the first look, a restored database), all studies are queued.
+    A reset that comes while this reads (a new destination) stands: the next look reads all.
     """
-    changes = platform.fetch_changes(plan_queue.watermark(ledger))
+    watermark, resets = plan_queue.read_position(ledger)
+    changes = platform.fetch_changes(watermark)
     seen = 0
     if changes.is_full:
-        for study_keys in platform.walk_study_keys(1_000):
+        for study_keys in platform.walk_study_keys(FULL_READ_BATCH):
             plan_queue.queue(ledger, study_keys)
             seen += len(study_keys)
-    plan_queue.advance(ledger, changes.watermark, changes.study_keys)
+    plan_queue.advance(ledger, changes.watermark, changes.study_keys, resets=resets)
     return seen + len(changes.study_keys)
 
 
@@ -81,13 +84,24 @@ def _plan_batch(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *
     batch = platform.fetch_studies(study_keys)
     for study_key, error in batch.rejected.items():
         plan_queue.record_problem(ledger, study_key, error)
-    plan_queue.clear_problems(ledger, [study.study_key for study in batch.studies])
+    plan_queue.clear_problems(ledger, [study.study_key for study in batch.studies] + list(batch.missing))
+    if batch.missing:
+        _close_vanished(ledger, batch.missing)
     made = refreshed = 0
     for planned in _compare(ledger, batch.studies, now=now):
         new, updated = _write(ledger, planned)
         made += new
         refreshed += updated
     return PlanningReport(len(study_keys), made, refreshed, len(batch.rejected))
+
+
+def _close_vanished(ledger: Ledger, study_keys: Sequence[str]) -> None:
+    """Close the jobs of studies that the platform no longer has; one that runs finds that out by itself."""
+    for destination in destinations.all_destinations(ledger):
+        assert destination.destination_id is not None, "read from the ledger"
+        for known in jobs.known_jobs(ledger, destination.destination_id, study_keys).values():
+            job_ids = [job.job_id for job in known]
+            jobs.close_idle(ledger, job_ids, reason="Nothing is left to do: the platform no longer has the study.")
 
 
 def dry_run(
@@ -135,9 +149,23 @@ def held_at(ledger: Ledger, destination: Destination, study_keys: Sequence[str])
     }
 
 
+def _completes(planned: PlannedStudy) -> bool:
+    """Tell whether a study turns out to be archived without its job: what it could not send left the platform."""
+    held = planned.held
+    return (
+        planned.plan.rule is Rule.UP_TO_DATE
+        and not held.is_archived
+        and not any(job.status in (JobStatus.RUNNING, JobStatus.RETRYING) for job in held.jobs)
+        and not unverified_instances(planned.study, held, planned.destination)
+    )
+
+
 def _write(ledger: Ledger, planned: PlannedStudy) -> tuple[int, int]:
     """Write a plan to the ledger; returns the number of jobs made and refreshed."""
     outcome = planned.plan
+    if _completes(planned):
+        assert planned.destination.destination_id is not None, "read from the ledger"
+        holdings.set_archived(ledger, planned.destination.destination_id, planned.study.study_key)
     if outcome.changes_nothing:
         return 0, 0
     if outcome.closes:
@@ -147,7 +175,11 @@ def _write(ledger: Ledger, planned: PlannedStudy) -> tuple[int, int]:
     if outcome.new_job is not None:
         job_type, work = outcome.new_job
         assert planned.destination.destination_id is not None, "read from the ledger"
-        successor = jobs.insert_queued(ledger, job_type, planned.destination.destination_id, planned.study, work)
+        # A request for the study stands until all of it is there, whichever job brings it.
+        requested_by = next((job.requested_by for job in planned.held.jobs if job.is_requested), None)
+        successor = jobs.insert_queued(
+            ledger, job_type, planned.destination.destination_id, planned.study, work, requested_by=requested_by
+        )
         made = int(successor is not None)
     elif outcome.refresh is not None:
         successor, work = outcome.refresh

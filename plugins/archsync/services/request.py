@@ -21,7 +21,7 @@ def request_study(
     A job that is open on this study there is taken, not doubled: asking twice asks once. A failed one starts afresh.
 
     Raises:
-        InvalidInput: the platform has no such study, or several.
+        InvalidInput: the platform has no such study, several, or one without instances.
         ConfigurationError: there is no such destination.
     """
     target = destinations.get(ledger, destination)
@@ -33,6 +33,8 @@ def request_study(
     batch = platform.fetch_studies(study_keys)
     for error in batch.rejected.values():
         raise error
+    if not batch.studies or not batch.studies[0].present_instances:
+        raise InvalidInput(f"the platform has no instances of study {study_instance_uid}", code="study-without-instances")
     study = batch.studies[0]
     with ledger.transaction():
         held = held_at(ledger, target, [study.study_key])[study.study_key]
@@ -48,6 +50,15 @@ def request_study(
             return last.job_id
         work = Work(study.priority, study.content_digest(), missing, now, None)
         job_type = JobType.DICOM if held.is_archived else JobType.ARCHIVE
-        return jobs.insert_queued(
-            ledger, job_type, target.destination_id, study, work, requested_by=requested_by
-        )
+        made = jobs.insert_queued(ledger, job_type, target.destination_id, study, work, requested_by=requested_by)
+        if made is not None:
+            return made
+    # A planner was quicker by a moment: its job is the one to ask for.
+    return request_study(
+        platform,
+        ledger,
+        destination=destination,
+        study_instance_uid=study_instance_uid,
+        requested_by=requested_by,
+        now=now,
+    )

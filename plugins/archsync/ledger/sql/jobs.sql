@@ -29,25 +29,38 @@ update job set status = 'cancelled', decided_by = 'archsync', reason_code = 'not
 where job_id = any(%(job_ids)s) and status in ('waiting', 'ready', 'failed');
 
 -- name: merge_later
--- A job goes back to the queue: the follow-up queued behind it is merged into it.
-update job set status = 'cancelled', superseded_by = %(job_id)s, decided_by = 'archsync', finished_at = now(),
-               updated_at = now()
-where (destination_id, study_key) = (select destination_id, study_key from job where job_id = %(job_id)s)
-  and status in ('waiting', 'ready') and job_id <> %(job_id)s and job_type in ('archive', 'dicom');
+-- A job is about to go back to the queue (the same conditions as in move): the follow-up queued behind it is merged into
+-- it, with its urgency and who asked for it.
+with mover as (
+    select destination_id, study_key from job
+    where job_id = %(job_id)s and status = any(%(allowed)s) and job_type in ('archive', 'dicom')
+      and (%(attempt_id)s::bigint is null or attempt_id = %(attempt_id)s)
+    for update),
+merged as (
+    update job set status = 'cancelled', superseded_by = %(job_id)s, decided_by = 'archsync', finished_at = now(),
+                   updated_at = now()
+    from mover
+    where job.destination_id = mover.destination_id and job.study_key = mover.study_key
+      and job.status in ('waiting', 'ready') and job.job_id <> %(job_id)s and job.job_type in ('archive', 'dicom')
+    returning job.priority, job.requested_by)
+update job set priority = least(job.priority, merged.priority),
+               requested_by = coalesce(job.requested_by, merged.requested_by)
+from merged where job.job_id = %(job_id)s;
 
 -- name: claim_due
--- Take up to %(limit)s due jobs of a destination to hand to Airflow: most urgent first, then oldest, never one whose lane
--- (destination and patient) holds an earlier undone job on the same study, nor across an ADT (core.waiting.blocks).
+-- Take up to %(limit)s due jobs of a destination, all of one priority, to hand to Airflow: oldest first, never one whose
+-- lane (destination and patient) holds an earlier undone job on the same study, nor across an ADT (core.waiting.blocks).
 with due as (
     select j.job_id
     from job j
     where j.destination_id = %(destination_id)s and j.status = 'waiting' and j.not_before <= now()
+      and j.priority = %(priority)s
       and not exists (
           select from job e
           where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
             and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
             and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))
-    order by j.priority, j.job_id
+    order by j.job_id
     limit %(limit)s
     for update skip locked)
 update job set status = 'ready', wait_reason = null, dispatched_at = now(), updated_at = now(), dag_id = null,
@@ -55,32 +68,58 @@ update job set status = 'ready', wait_reason = null, dispatched_at = now(), upda
 from due where job.job_id = due.job_id
 returning job.job_id, job.job_type;
 
--- name: destinations_with_due
--- Destinations that have due jobs, with the number handed out already.
-select d.destination_id, (select count(*) from job h where h.destination_id = d.destination_id
-                          and h.status in ('ready', 'running')) as handed_out
+-- name: most_urgent_due
+-- The priority of the most urgent due job of each destination whose lane is free, and how many jobs as urgent or more are
+-- in Airflow's hands: less urgent ones do not count against it.
+select d.destination_id, top.priority,
+       (select count(*) from job h where h.destination_id = d.destination_id and h.status in ('ready', 'running')
+        and h.priority <= top.priority) as handed_out
 from destination d
-where exists (select from job j where j.destination_id = d.destination_id and j.status = 'waiting'
-              and j.not_before <= now());
+cross join lateral (
+    select j.priority from job j
+    where j.destination_id = d.destination_id and j.status = 'waiting' and j.not_before <= now()
+      and not exists (
+          select from job e
+          where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
+            and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+            and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))
+    order by j.priority, j.job_id
+    limit 1) top;
 
 -- name: work_is_waiting
 -- Tell whether the dispatcher would find something to do: studies to plan, due jobs where slots are free, lost runs.
 select exists (select from study_queue where not_before <= now())
     or exists (
         select from destination d join destination_health h using (destination_id)
+        cross join lateral (
+            select j.priority from job j
+            where j.destination_id = d.destination_id and j.status = 'waiting' and j.not_before <= now()
+              and not exists (
+                  select from job e
+                  where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
+                    and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+                    and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))
+            order by j.priority, j.job_id
+            limit 1) top
         where d.enabled and h.look_again_at <= now() and (h.down_since is null or h.probe_at <= now())
-          and (select count(*) from job i where i.destination_id = d.destination_id and i.status in ('ready', 'running'))
-              < case when h.down_since is null then d.concurrency * %(low_water)s else 1 end
-          and exists (
-              select from job j
-              where j.destination_id = d.destination_id and j.status = 'waiting' and j.not_before <= now()
-                and not exists (
-                    select from job e
-                    where e.destination_id = j.destination_id and e.patient_key = j.patient_key
-                      and e.job_id < j.job_id and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
-                      and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))))
+          and (select count(*) from job i where i.destination_id = d.destination_id
+               and i.status in ('ready', 'running') and i.priority <= top.priority)
+              < case when h.down_since is null then d.concurrency * %(low_water)s else 1 end)
     or exists (select from job where status = 'ready' and run_id is null
                and dispatched_at < now() - make_interval(secs => %(lost_after_s)s)) as waiting;
+
+-- name: more_urgent
+-- A more urgent job of the same destination that is due and free to go, or was handed to Airflow just now: the given one
+-- lets it pass.
+select u.job_id from job j join job u on u.destination_id = j.destination_id and u.priority < j.priority
+where j.job_id = %(job_id)s
+  and (u.status = 'ready' and u.dispatched_at > now() - make_interval(secs => %(fresh_s)s)
+       or u.status = 'waiting' and u.not_before <= now() and not exists (
+           select from job e
+           where e.destination_id = u.destination_id and e.patient_key = u.patient_key and e.job_id < u.job_id
+             and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+             and (e.study_key = u.study_key or e.job_type = 'adt' or u.job_type = 'adt')))
+limit 1;
 
 -- name: next_wake
 -- When the next job, study, probe or closed destination falls due, if nothing happens before.
@@ -117,6 +156,12 @@ select e.job_id from job j join job e on e.destination_id = j.destination_id and
 where j.job_id = %(job_id)s
 order by e.job_id limit 1;
 
+-- name: count_killed
+-- How many attempts of a job ended without a word since it last waited; one that never reported its end counts.
+select count(*) as killed from job j join job_attempt a using (job_id)
+where j.job_id = %(job_id)s and a.started_at >= j.first_attempt_at
+  and (a.finished_at is null or a.reason_code in ('task-killed', 'attempt-lost'));
+
 -- name: insert_attempt
 -- Begin an attempt: what Airflow runs, and which try.
 insert into job_attempt (job_id, dag_id, run_id, try_number) values (%(job_id)s, %(dag_id)s, %(run_id)s, %(try_number)s)
@@ -129,10 +174,12 @@ update job_attempt set finished_at = now(), outcome = 'lost', reason_code = coal
 where job_id = %(job_id)s and finished_at is null;
 
 -- name: set_running
--- A job runs: the attempt holds a lease that it renews.
+-- A job runs: the attempt holds a lease that it renews. A failed job that is run again (Clear in Airflow) starts afresh.
 update job set status = 'running', attempt_id = %(attempt_id)s, dag_id = %(dag_id)s, run_id = %(run_id)s,
                try_number = %(try_number)s, started_at = coalesce(started_at, now()),
-               first_attempt_at = coalesce(first_attempt_at, now()), lease_until = now() + make_interval(secs => %(lease_s)s),
+               attempts = case when status = 'failed' then 0 else attempts end,
+               first_attempt_at = case when status = 'failed' then now() else coalesce(first_attempt_at, now()) end,
+               lease_until = now() + make_interval(secs => %(lease_s)s),
                wait_reason = null, next_attempt_at = null, finished_at = null, superseded_by = null, updated_at = now()
 where job_id = %(job_id)s;
 
@@ -145,7 +192,7 @@ where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running'
 -- What the running attempt found to do, after comparing again.
 update job set content_digest = %(content_digest)s, instances_total = %(instances_total)s, bytes_total = %(bytes_total)s,
                instances_done = %(instances_done)s, bytes_done = %(bytes_done)s, instances_failed = 0, updated_at = now()
-where job_id = %(job_id)s and attempt_id = %(attempt_id)s;
+where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running';
 
 -- name: add_progress
 -- Instances and bytes acknowledged since the last report.
@@ -162,13 +209,14 @@ where attempt_id = %(attempt_id)s and finished_at is null;
 
 -- name: move
 -- Change a job's status from one of the allowed ones; touches no row when it is in another, or (with an attempt given)
--- when another attempt took over.
+-- when another attempt took over. first_attempt_at is the clock of "given up": a job that waits is not failing.
 update job set status = %(status)s, reason_code = %(reason_code)s, reason = %(reason)s, wait_reason = %(wait_reason)s,
                not_before = coalesce(%(not_before)s, not_before), next_attempt_at = %(next_attempt_at)s,
                attempts = case when %(reset_attempts)s then 0 else attempts + %(counted)s end,
-               first_attempt_at = case when %(reset_attempts)s then null else first_attempt_at end,
+               first_attempt_at = case when %(status)s <> 'waiting' then first_attempt_at end,
                finished_at = case when %(status)s in ('succeeded', 'failed', 'suppressed', 'cancelled') then now() end,
-               decided_by = coalesce(%(decided_by)s, decided_by), lease_until = null, updated_at = now()
+               decided_by = coalesce(%(decided_by)s, decided_by), superseded_by = null, lease_until = null,
+               updated_at = now()
 where job_id = %(job_id)s and status = any(%(allowed)s)
   and (%(attempt_id)s::bigint is null or attempt_id = %(attempt_id)s);
 
@@ -217,13 +265,12 @@ group by d.name, j.job_type, j.status order by d.name, j.job_type, j.status;
 
 -- name: known_jobs
 -- For planning: the undone store jobs of studies at a destination and, where it is the latest, the one an administrator
--- cancelled.
-select job_id, study_key, job_type, status, content_digest, priority, wait_reason, created_at,
-       requested_by is not null as is_requested
+-- cancelled (one that we cancelled was superseded, or had nothing to do).
+select job_id, study_key, job_type, status, content_digest, priority, wait_reason, not_before, created_at, requested_by
 from job j
 where destination_id = %(destination_id)s and study_key = any(%(study_keys)s) and job_type in ('archive', 'dicom')
   and (status in ('waiting', 'ready', 'running', 'retrying', 'failed')
-       or (status = 'cancelled' and superseded_by is null and decided_by <> 'archsync'
+       or (status = 'cancelled' and superseded_by is null and reason_code is distinct from 'nothing-to-do'
            and not exists (select from job l where l.destination_id = j.destination_id and l.study_key = j.study_key
                            and l.job_type in ('archive', 'dicom') and l.job_id > j.job_id)))
 order by job_id;

@@ -1,15 +1,17 @@
 -- name: watermark
 -- Up to where the platform was read.
-select watermark, read_at from platform_watermark;
+select watermark, resets from platform_watermark;
 
 -- name: set_watermark
--- Remember up to where the platform was read; written with the studies found, in one transaction.
-insert into platform_watermark (watermark) values (%(watermark)s)
-on conflict (only_one) do update set watermark = excluded.watermark, read_at = now();
+-- Remember up to where the platform was read, unless that was reset meanwhile; written with the studies found, in one
+-- transaction.
+insert into platform_watermark as known (watermark) values (%(watermark)s)
+on conflict (only_one) do update set watermark = excluded.watermark, read_at = now()
+where %(resets)s::bigint is null or known.resets = %(resets)s;
 
 -- name: queue_studies
--- Look at these studies (again).
-insert into study_queue (study_key) select unnest(%(study_keys)s::text[])
+-- Look at these studies (again); in order, so that two who do can't wait for each other.
+insert into study_queue (study_key) select distinct key from unnest(%(study_keys)s::text[]) as key order by key
 on conflict (study_key) do update set not_before = least(study_queue.not_before, now());
 
 -- name: queue_study_later
@@ -38,4 +40,5 @@ select * from study_problem order by at desc limit %(limit)s;
 
 -- name: reset_watermark
 -- Read the whole platform again: a destination was added, or its trigger or scope changed.
-delete from platform_watermark;
+insert into platform_watermark as known (watermark, resets) values (null, 1)
+on conflict (only_one) do update set watermark = null, resets = known.resets + 1, read_at = now();
