@@ -5,7 +5,7 @@
     │   ├── ConfigurationError     a setting is wrong
     │   └── InvalidInput           a file, row or argument is wrong
     ├── PeerRefused            fail now: the peer understood and said no
-    │   └── DestinationMisconfigured   … and would say no to every job (AE title, TLS certificate): the destination stops
+    │   └── DestinationMisconfigured   … and would say no to every job (AE title, TLS): the destination stops
     ├── PeerUnavailable        retry later: nothing reached the peer, or it asked for patience
     ├── OutcomeUnknown         retry with the same bytes: it may or may not have arrived
     └── StoreUnavailable       retry later: one of our two databases does not answer
@@ -67,7 +67,10 @@ class DestinationMisconfigured(PeerRefused):
     """The peer refuses us as such (AE title, TLS, authorisation): every job would meet the same answer."""
 
     code = "destination-misconfigured"
-    next_step = "Compare the destination's AE titles and TLS settings with the archive's; `archsync destination test` says which."
+    next_step = (
+        "Compare the destination's AE titles and TLS settings with the archive's;"
+        " `archsync destination test` says which differs."
+    )
 
 
 class PeerUnavailable(ArchsyncError):

@@ -29,6 +29,15 @@ class Stack:
     archives: dict[str, Any] = field(default_factory=dict)
     _token: str = ""
 
+    def wait_for(self, look: Callable[[], Any], timeout_s: float, say: Callable[[], Any]) -> Any:
+        """Look until it is true and return it; say what is instead when time is up."""
+        deadline = time.monotonic() + timeout_s
+        while not (seen := look()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"not within {timeout_s:.0f} s: {say()}")
+            time.sleep(0.05)
+        return seen
+
     # -- Airflow's REST API ------------------------------------------------------------------------------------------
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
@@ -81,7 +90,7 @@ class Stack:
             found = self.jobs_of(study_key, destination)
             return found[-1] if found and found[-1].status in statuses else None
 
-        return wait_for(reached, timeout_s, lambda: f"jobs are {self.jobs_of(study_key, destination)}")
+        return self.wait_for(reached, timeout_s, lambda: f"jobs are {self.jobs_of(study_key, destination)}")
 
     def wait_until_parsed(self, dag_id: str) -> None:
         """Wait until Airflow has parsed a DAG."""
@@ -94,7 +103,40 @@ class Stack:
                     raise
                 return False
 
-        wait_for(parsed, WAIT_S, lambda: f"{dag_id} is not parsed")
+        self.wait_for(parsed, WAIT_S, lambda: f"{dag_id} is not parsed")
+
+    def add_destination(self, name: str, **settings: Any) -> Any:
+        """Make a destination with an archive of its own, and its pool in Airflow."""
+        from archsync.core.destination import Destination, Verification
+        from archsync.launcher.postgres import free_port
+        from archsync.ledger import destinations
+        from archsync.simulate.archive import SimulatedArchive
+
+        # A port of its own, which it keeps when a test stops and starts it.
+        archive = SimulatedArchive(self.folder / "archives" / name, port=free_port(), ae_title=name.upper())
+        archive.start()
+        self.archives[name] = archive
+        host, port = archive.address
+        chosen = {
+            "settle_s": 0.0,
+            "verification": Verification.C_FIND,
+            "retry_delay_s": 1.0,
+            "retry_cap_s": 2.0,
+            "probe_delay_s": 1.0,
+            "probe_cap_s": 2.0,
+            "breaker_threshold": 1,
+            "dimse_timeout_s": 10.0,
+            **settings,
+        }
+        with self.ledger() as ledger:
+            made = destinations.insert(
+                ledger, Destination(name=name, called_ae_title=name.upper(), host=host, port=port, **chosen)
+            )
+            ledger.execute("delete from platform_watermark")
+        self.installation.supervisor.run(
+            f"pool-{name}", "airflow", "pools", "set", f"archsync_{name}", str(made.concurrency), "archsync"
+        )
+        return made
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
@@ -107,7 +149,7 @@ class Stack:
             titles = {f"airflow worker -- {ti['id']}" for ti in found["task_instances"]}
             return next((p for p in scheduler.children(recursive=True) if _title(p) in titles), None)
 
-        return wait_for(running, timeout_s, lambda: f"no task of {dag_id} runs")
+        return self.wait_for(running, timeout_s, lambda: f"no task of {dag_id} runs")
 
 
 def _title(process: psutil.Process) -> str:
@@ -115,16 +157,6 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline()).strip()
     except psutil.NoSuchProcess:
         return ""
-
-
-def wait_for(look: Callable[[], Any], timeout_s: float, say: Callable[[], str]) -> Any:
-    """Look until it is true and return it; say what is instead when time is up."""
-    deadline = time.monotonic() + timeout_s
-    while not (seen := look()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout_s:.0f} s: {say()}")
-        time.sleep(0.05)
-    return seen
 
 
 @pytest.fixture(scope="session")
@@ -141,13 +173,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory, open_tmp_path: Path) -> Iter
     for name in [n for n in os.environ if n.startswith("AIRFLOW_")]:
         del os.environ[name]
     try:
-        with Installation(
-            State(folder), ui_port=free_port(), postgres_port=None, report=lines.append
-        ) as installation:
+        with Installation(State(folder), ui_port=free_port(), postgres_port=None, report=lines.append) as installation:
             platform = SimulatedPlatform(installation.platform_dsn, folder / "platform", slices=4, matrix=64)
             platform.install()
             stack = Stack(installation, folder, platform)
-            add_destination(stack, "vna1")
+            stack.add_destination("vna1")
             installation.start_airflow()
             ended = threading.Event()
             watcher = threading.Thread(target=_watch, args=(installation, ended), daemon=True)
@@ -166,39 +196,3 @@ def _watch(installation: Any, ended: threading.Event) -> None:
     """Start again what a test killed, as the launcher does."""
     while not ended.wait(0.3):
         installation.supervisor.check()
-
-
-def add_destination(stack: Stack, name: str, **settings: Any) -> Any:
-    """Make a destination with an archive of its own, and its pool in Airflow."""
-    from archsync.core.destination import Destination, Verification
-    from archsync.launcher.postgres import free_port
-    from archsync.ledger import destinations
-    from archsync.simulate.archive import SimulatedArchive
-
-    # A port of its own, which it keeps when a test stops and starts it.
-    archive = SimulatedArchive(stack.folder / "archives" / name, port=free_port(), ae_title=name.upper())
-    archive.start()
-    stack.archives[name] = archive
-    host, port = archive.address
-    chosen = {
-        "settle_s": 0.0,
-        "verification": Verification.C_FIND,
-        "retry_delay_s": 1.0,
-        "retry_cap_s": 2.0,
-        "probe_delay_s": 1.0,
-        "probe_cap_s": 2.0,
-        "breaker_threshold": 1,
-        "dimse_timeout_s": 10.0,
-        **settings,
-    }
-    with stack.ledger() as ledger:
-        made = destinations.insert(
-            ledger, Destination(name=name, called_ae_title=name.upper(), host=host, port=port, **chosen)
-        )
-        ledger.execute("delete from platform_watermark")
-    stack.installation.supervisor.run(
-        f"pool-{name}", "airflow", "pools", "set", f"archsync_{name}", str(made.concurrency), "archsync"
-    )
-    return made
-
-

@@ -1,8 +1,8 @@
 """Builds the DAGs: the dispatcher, the housekeeper, and one per destination and kind of job.
 
 In the DAG processor the destinations come from the ledger, by one short query whose last good answer stays on disk: a
-ledger that is away changes no DAG. In a task's process Airflow names the one DAG it needs, and the id alone is enough to
-build it, so workers elsewhere (Celery, Edge) need neither.
+ledger that is away changes no DAG. In a task's process Airflow names the one DAG it needs, and the id alone is enough
+to build it, so workers elsewhere (Celery, Edge) need neither.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from airflow.sdk import DAG, Asset, AssetWatcher, PartitionedAssetTimetable, get_parsing_context
+from airflow.sdk import DAG, Asset, AssetWatcher, PartitionedAssetTimetable, conf, get_parsing_context
 
+from archsync.core.destination import Destination
 from archsync.core.naming import DISPATCH_DAG_ID, MAINTAIN_DAG_ID, WORK_ASSET, DagKind, dag_id, parse_dag_id, pool_name
 from archsync.errors import ArchsyncError
 from archsync.hooks.ledger import LedgerHook
@@ -120,7 +121,7 @@ def _build_archive(settings: DagSettings) -> DAG:
             retry_delay=timedelta(seconds=30),
             retry_policy=DestinationRetryPolicy(),
             do_xcom_push=False,
-            **({"queue": settings.queue} if settings.queue else {}),
+            queue=settings.queue or conf.get("operators", "default_queue"),
         )
     return dag
 
@@ -154,7 +155,7 @@ def _remembered(path: Path) -> list[DagSettings]:
     return [DagSettings(**{**entry, "facility_groups": tuple(entry["facility_groups"])}) for entry in entries]
 
 
-def _settings(destination: destinations.Destination, queue: str | None) -> DagSettings:
+def _settings(destination: Destination, queue: str | None) -> DagSettings:
     scope = [*destination.facilities, *(f"group {g}" for g in destination.facility_groups)]
     return DagSettings(
         name=destination.name,
@@ -171,8 +172,8 @@ def _settings(destination: destinations.Destination, queue: str | None) -> DagSe
 # -- their docs ------------------------------------------------------------------------------------------------------
 
 _DISPATCH_DOC = """### archsync dispatcher
-Started whenever there is something to do: a study changed on the platform, a job fell due, a job ended. It plans what
-changed, then starts one run per job in the destinations' DAGs, STAT first, within each destination's concurrency.
+Started whenever there is something to do: a study changed on the platform, a job fell due, a job ended. It plans
+what changed, then starts one run per job in the destinations' DAGs, STAT first, within each destination's concurrency.
 Pausing it stops planning and starting; jobs keep, and go on when it is unpaused.
 """
 
@@ -191,6 +192,6 @@ def _archive_doc(settings: DagSettings) -> str:
 | Jobs at a time | {settings.concurrency} |
 
 One run per job; the run's *partition key* is the job number (`archsync jobs show NUMBER`). To **retry** a failed job,
-*Clear* its run. To **suspend** the destination, pause this DAG: jobs wait and say so. A *skipped* run means that its job
-went back to waiting (destination down, an earlier job on the same study); it gets another run when its turn comes.
+*Clear* its run. To **suspend** the destination, pause this DAG: jobs wait and say so. A *skipped* run means that its
+job went back to waiting (destination down, an earlier job on the same study); it gets another run when its turn comes.
 """

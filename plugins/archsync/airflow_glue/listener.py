@@ -45,10 +45,12 @@ def _with_job(task_instance: Any, act: Any) -> None:
 
 
 @hookimpl
-def on_task_instance_failed(previous_state: Any, task_instance: Any, error: None | str | BaseException) -> None:
+def on_task_instance_failed(previous_state: Any, task_instance: Any, error: str | BaseException | None) -> None:
     """A task failed without its operator's doing: its process is gone, or somebody marked it failed."""
     if previous_state is None:
-        _with_job(task_instance, lambda ledger, job: job_control.record_marked(ledger, job, as_success=False, actor=_ACTOR))
+        _with_job(
+            task_instance, lambda ledger, job: job_control.record_marked(ledger, job, as_success=False, actor=_ACTOR)
+        )
         return
     will_retry = task_instance.state == TaskInstanceState.UP_FOR_RETRY
     _with_job(

@@ -65,11 +65,15 @@ class Destination:
     name: str = setting("Short name; part of DAG ids, pool and listings.", example="vna1", check=check_name)
     called_ae_title: str = setting("The archive's AE title.", example="VNA1", check=check_ae_title)
     host: str = setting(
-        "Host name or address of the archive.", example="vna1.hospital.example", check=lambda v: None if v else "must not be empty"
+        "Host name or address of the archive.",
+        example="vna1.hospital.example",
+        check=lambda v: None if v else "must not be empty",
     )
     port: int = setting("TCP port of the archive.", example="11112", check=between(1, 65535))
     calling_ae_title: str = setting("The AE title we present.", default="ARCHSYNC", check=check_ae_title)
-    gateway: str | None = setting("Gateway the traffic leaves through; empty: from where Airflow runs.", default=None, example="north_1")
+    gateway: str | None = setting(
+        "Gateway the traffic leaves through; empty: from where Airflow runs.", default=None, example="north_1"
+    )
     enabled: bool = setting("Off: nothing is sent, jobs wait.", default=True)
     trigger_status: ExamStatus = setting("The exam status from which a study is sent.", default=ExamStatus.COMPLETED)
     facilities: tuple[str, ...] = setting(
@@ -78,29 +82,58 @@ class Destination:
     facility_groups: tuple[str, ...] = setting("Facility groups in scope.", default=(), example="north")
     max_attempts: int = setting("Attempts that reach the archive before a job fails.", default=8, check=between(1, 100))
     retry_delay_s: float = setting("Wait before the second attempt.", default=30.0, unit="s", check=between(0, 86_400))
-    retry_multiplier: float = setting("Each further wait is this many times the last.", default=2.0, check=between(1, 10))
-    retry_cap_s: float = setting("Longest wait between two attempts.", default=3_600.0, unit="s", check=between(1, 604_800))
+    retry_multiplier: float = setting(
+        "Each further wait is this many times the last.", default=2.0, check=between(1, 10)
+    )
+    retry_cap_s: float = setting(
+        "Longest wait between two attempts.", default=3_600.0, unit="s", check=between(1, 604_800)
+    )
     retry_jitter: float = setting("Random share added to or taken from each wait.", default=0.1, check=between(0, 0.9))
     give_up_after_s: float = setting(
         "Age at which a job that keeps failing is given up.", default=259_200.0, unit="s", check=between(1, 31_536_000)
     )
-    settle_s: float = setting("Quiet time after the last new image before a study is sent.", default=30.0, unit="s", check=between(0, 86_400))
+    settle_s: float = setting(
+        "Quiet time after the last new image before a study is sent.", default=30.0, unit="s", check=between(0, 86_400)
+    )
     settle_max_s: float = setting(
         "Longest wait for quiet while images keep arriving.", default=600.0, unit="s", check=between(0, 604_800)
     )
-    send_window: str | None = setting("Time of day when sending is allowed; empty: always.", default=None, example="22:00-06:00", check=_check_window)
-    time_zone: str = setting("Time zone of the send window.", default="UTC", example="Europe/Berlin", check=_check_time_zone)
+    send_window: str | None = setting(
+        "Time of day when sending is allowed; empty: always.", default=None, example="22:00-06:00", check=_check_window
+    )
+    time_zone: str = setting(
+        "Time zone of the send window.", default="UTC", example="Europe/Berlin", check=_check_time_zone
+    )
     concurrency: int = setting("Jobs that run at the same time (slots of the pool).", default=2, check=between(1, 128))
     verification: Verification = setting("How stored instances are checked: none or c-find.", default=Verification.NONE)
-    connect_timeout_s: float = setting("Longest wait for the TCP and TLS connection.", default=10.0, unit="s", check=between(0.1, 300))
-    acse_timeout_s: float = setting("Longest wait for the answer to an association request.", default=30.0, unit="s", check=between(0.1, 600))
-    dimse_timeout_s: float = setting("Longest wait for the answer to one stored instance.", default=60.0, unit="s", check=between(0.1, 3_600))
-    network_timeout_s: float = setting("Longest silence on an open association.", default=60.0, unit="s", check=between(0.1, 3_600))
-    breaker_threshold: int = setting("Failed connections in a row that mark the destination down.", default=3, check=between(1, 100))
-    probe_delay_s: float = setting("First wait before a destination that is down is probed again.", default=10.0, unit="s", check=between(0.1, 3_600))
-    probe_cap_s: float = setting("Longest wait between two probes.", default=300.0, unit="s", check=between(0.1, 86_400))
+    connect_timeout_s: float = setting(
+        "Longest wait for the TCP and TLS connection.", default=10.0, unit="s", check=between(0.1, 300)
+    )
+    acse_timeout_s: float = setting(
+        "Longest wait for the answer to an association request.", default=30.0, unit="s", check=between(0.1, 600)
+    )
+    dimse_timeout_s: float = setting(
+        "Longest wait for the answer to one stored instance.", default=60.0, unit="s", check=between(0.1, 3_600)
+    )
+    network_timeout_s: float = setting(
+        "Longest silence on an open association.", default=60.0, unit="s", check=between(0.1, 3_600)
+    )
+    breaker_threshold: int = setting(
+        "Failed connections in a row that mark the destination down.", default=3, check=between(1, 100)
+    )
+    probe_delay_s: float = setting(
+        "First wait before a destination that is down is probed again.",
+        default=10.0,
+        unit="s",
+        check=between(0.1, 3_600),
+    )
+    probe_cap_s: float = setting(
+        "Longest wait between two probes.", default=300.0, unit="s", check=between(0.1, 86_400)
+    )
     tls: bool = setting("Use TLS (DICOM BCP 195 profile).", default=False)
-    tls_ca_file: str | None = setting("PEM file of the authorities trusted for the archive's certificate.", default=None)
+    tls_ca_file: str | None = setting(
+        "PEM file of the authorities trusted for the archive's certificate.", default=None
+    )
     tls_certificate_file: str | None = setting("PEM file of our certificate.", default=None)
     tls_private_key_file: str | None = setting("PEM file of our private key.", default=None)
     tls_check_hostname: bool = setting("Require the archive's certificate to name its host.", default=True)

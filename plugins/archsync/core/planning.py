@@ -41,9 +41,15 @@ class KnownJob:
     content_digest: str | None
     priority: Priority
     wait_reason: WaitReason | None
+    not_before: datetime
     created_at: datetime
-    is_requested: bool = False
-    """Somebody asked for it explicitly: it is due whatever the trigger status and the scope say."""
+    requested_by: str | None = None
+    """Somebody asked for it explicitly: it is due at once, whatever trigger status, scope and settle delay say."""
+
+    @property
+    def is_requested(self) -> bool:
+        """Tell whether somebody asked for it explicitly."""
+        return self.requested_by is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,7 @@ def unverified_instances(desired: Study, held: Held, destination: Destination) -
 
 
 def is_due(desired: Study, held: Held, destination: Destination) -> bool:
-    """Tell whether a study may be sent: its exam reached the trigger, it was archived there before, or it was asked for."""
+    """Tell whether a study may be sent: its exam reached the trigger, it was archived there, or it was asked for."""
     return held.is_archived or _is_requested(held) or has_reached(desired.exam_status, destination.trigger_status)
 
 
@@ -161,9 +167,8 @@ def plan(desired: Study, held: Held, destination: Destination, *, observed_at: d
     if not desired.present_instances:
         return Plan(Rule.NO_INSTANCES, "the study has no instances", closes=closable)
     missing = missing_instances(desired, held)
-    if not missing:
-        if closable and unverified_instances(desired, held, destination):
-            return Plan(Rule.COVERED, f"job {closable[-1]} has still to check what was stored")
+    # Nothing to send may still leave something to check: an open job has to do it.
+    if not missing and not (closable and unverified_instances(desired, held, destination)):
         return Plan(Rule.UP_TO_DATE, "the archive holds every instance", closes=closable)
 
     digest = desired.content_digest()
@@ -190,7 +195,9 @@ def plan(desired: Study, held: Held, destination: Destination, *, observed_at: d
             return Plan(Rule.COVERED, f"job {job.job_id} ({job.status.value}) covers it")
     return Plan(
         Rule.DUE,
-        f"{len(missing)} of {len(desired.present_instances)} instances are missing",
+        f"{len(missing)} of {len(desired.present_instances)} instances are missing"
+        if missing
+        else "what was stored has still to be checked",
         new_job=(
             JobType.DICOM if held.is_archived else JobType.ARCHIVE,
             _work(desired, held, destination, missing, digest, first_seen_at=observed_at, now=observed_at),
@@ -205,10 +212,13 @@ _GATES = frozenset({WaitReason.HOLD, WaitReason.EXAM_STATUS})
 
 
 def _is_current(job: KnownJob, work: Work) -> bool:
-    """Tell whether a queued job already says all that ``work`` says; when it may start is compared by its gate."""
+    """Tell whether a queued job already says all that ``work`` says; when it may start is compared by its gate.
+
+    The gate's moment is compared too: a job that was put back for another reason shows that one, and is gated still.
+    """
     same_gate = (work.wait_reason if work.wait_reason in _GATES else None) == (
         job.wait_reason if job.wait_reason in _GATES else None
-    )
+    ) and (work.not_before == FAR_FUTURE) == (job.not_before == FAR_FUTURE)
     return job.content_digest == work.content_digest and job.priority == work.priority and same_gate
 
 
@@ -226,8 +236,8 @@ def _work(
     reason = gate(desired, held, destination)
     if reason is not None:
         not_before = FAR_FUTURE
-    elif desired.priority is Priority.STAT or destination.settle_s == 0:
-        # A STAT study is wanted now; images that arrive later follow in a dicom job.
+    elif desired.priority is Priority.STAT or destination.settle_s == 0 or _is_requested(held):
+        # Such a study is wanted now; images that arrive later follow in a dicom job.
         not_before = now
     else:
         quiet = now + timedelta(seconds=destination.settle_s)

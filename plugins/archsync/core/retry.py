@@ -45,8 +45,10 @@ STORE_RETRY_S = 15.0
 
 def backoff_s(destination: Destination, failures: int, *, dice: float) -> float:
     """Wait before the next attempt after ``failures`` counted ones, in seconds; ``dice`` in 0..1 spreads the jitter."""
-    base = min(destination.retry_cap_s, destination.retry_delay_s * destination.retry_multiplier ** max(0, failures - 1))
-    return max(0.0, base * (1.0 + destination.retry_jitter * (2.0 * dice - 1.0)))
+    # The cap holds for the longest throw of the dice, and waits at the cap are spread like any other.
+    longest = destination.retry_cap_s / (1.0 + destination.retry_jitter)
+    base = min(longest, destination.retry_delay_s * destination.retry_multiplier ** max(0, failures - 1))
+    return base * (1.0 + destination.retry_jitter * (2.0 * dice - 1.0))
 
 
 def decide(
@@ -109,9 +111,7 @@ HEALTHY = Health()
 def after_connection_failure(health: Health, destination: Destination, error: ArchsyncError, now: datetime) -> Health:
     """The breaker after a failed connection: it opens at the threshold, or at once when we are refused as such."""
     failures = health.failures + 1
-    opens = (
-        health.is_down or failures >= destination.breaker_threshold or isinstance(error, DestinationMisconfigured)
-    )
+    opens = health.is_down or failures >= destination.breaker_threshold or isinstance(error, DestinationMisconfigured)
     if not opens:
         return Health(failures=failures, reason_code=error.code, reason=error.message)
     beyond = max(0, failures - destination.breaker_threshold)

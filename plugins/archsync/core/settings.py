@@ -16,7 +16,9 @@ from archsync.errors import ConfigurationError
 Check = Callable[[Any], str | None]
 
 
-def setting(meaning: str, *, default: Any = dataclasses.MISSING, unit: str = "", example: str = "", check: Check | None = None) -> Any:
+def setting(
+    meaning: str, *, default: Any = dataclasses.MISSING, unit: str = "", example: str = "", check: Check | None = None
+) -> Any:
     """Declare a dataclass field with its meaning, unit, example and an optional check (returns what is wrong)."""
     metadata = {"meaning": meaning, "unit": unit, "example": example, "check": check}
     if default is dataclasses.MISSING:
@@ -130,6 +132,8 @@ def _convert(wanted: Any, value: Any) -> Any:
         if isinstance(value, bool):
             raise ValueError(f"must be a number (got {value!r})")
         try:
+            if wanted is int and isinstance(value, float) and not value.is_integer():
+                raise ValueError
             return wanted(value)
         except (TypeError, ValueError):
             kind = "a whole number" if wanted is int else "a number"

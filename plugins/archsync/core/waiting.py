@@ -8,10 +8,10 @@ from archsync.core.destination import Destination
 from archsync.core.job import JobStatus, JobType, WaitReason
 from archsync.core.retry import Health
 
-#: Jobs handed to Airflow beyond those that run, as a multiple of the destination's concurrency: enough that a slot never
+#: Jobs in Airflow's hands, as a multiple of the destination's concurrency: enough that a slot never
 #: idles, few enough that a STAT study that comes later overtakes nearly all.
 HANDED_OUT_PER_SLOT = 4
-#: The dispatcher is woken to hand out more when fewer than this many per slot are left: one wake-up serves several jobs.
+#: The dispatcher is woken to hand out more when fewer than this many per slot are left: a wake-up serves several jobs.
 LOW_WATER_PER_SLOT = 2
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from airflow.sdk import BaseHook
 
 from archsync.core.destination import check_ae_title
-from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, TlsSettings
+from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome
 from archsync.errors import ArchsyncError, ConfigurationError
-from archsync.hooks._connection import connection
+from archsync.hooks._connection import connection, tls_settings
 from archsync.net.dicom.echo import echo
 from archsync.net.dicom.find import find_instances
 from archsync.net.dicom.store import store_instances
@@ -18,8 +18,9 @@ from archsync.net.dicom.store import store_instances
 class DicomHook(BaseHook):
     """Talks to the peer that a ``dicom`` connection describes.
 
-    Host and port of the connection; extra: ``called_ae_title`` (needed), ``calling_ae_title``, ``tls``, ``tls_ca_file``,
-    ``tls_certificate_file``, ``tls_private_key_file``, and the time-outs of :class:`~archsync.core.transfer.Endpoint`.
+    Host and port of the connection; extra: ``called_ae_title`` (needed), ``calling_ae_title``, ``tls``,
+    ``tls_ca_file``, ``tls_certificate_file``, ``tls_private_key_file``, and the time-outs
+    of :class:`~archsync.core.transfer.Endpoint`.
     """
 
     conn_name_attr = "dicom_conn_id"
@@ -47,14 +48,7 @@ class DicomHook(BaseHook):
             for name in ("connect_timeout_s", "acse_timeout_s", "dimse_timeout_s", "network_timeout_s")
             if extra.get(name)
         }
-        tls = None
-        if extra.get("tls"):
-            tls = TlsSettings(
-                ca_file=extra.get("tls_ca_file") or None,
-                certificate_file=extra.get("tls_certificate_file") or None,
-                private_key_file=extra.get("tls_private_key_file") or None,
-            )
-        return Endpoint(found.host, found.port, called, calling, tls=tls, **timeouts)
+        return Endpoint(found.host, found.port, called, calling, tls=tls_settings(extra), **timeouts)
 
     def echo(self) -> None:
         """Send a C-ECHO; raises the error that says why it failed."""

@@ -19,10 +19,11 @@ from archsync.ledger.queries import load
 SQL = load("destinations")
 
 _COLUMNS = [f.name for f in fields(Destination) if f.name != "destination_id"]
-_INSERT = "insert into destination ({}) values ({}) returning destination_id".format(
+# Column names are the field names of a dataclass of ours.
+_INSERT = "insert into destination ({}) values ({}) returning destination_id".format(  # noqa: S608
     ", ".join(_COLUMNS), ", ".join(f"%({c})s" for c in _COLUMNS)
 )
-_UPDATE = "update destination set {}, updated_at = now() where destination_id = %(destination_id)s".format(
+_UPDATE = "update destination set {}, updated_at = now() where destination_id = %(destination_id)s".format(  # noqa: S608
     ", ".join(f"{c} = %({c})s" for c in _COLUMNS)
 )
 
@@ -121,7 +122,9 @@ def update(ledger: Ledger, destination: Destination) -> None:
             f"there is a destination {destination.name!r} already", code="duplicate-destination"
         ) from None
     except psycopg.errors.ForeignKeyViolation:
-        raise ConfigurationError(f"gateway: there is no gateway {destination.gateway!r}", code="unknown-gateway") from None
+        raise ConfigurationError(
+            f"gateway: there is no gateway {destination.gateway!r}", code="unknown-gateway"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)

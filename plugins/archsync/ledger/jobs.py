@@ -99,7 +99,9 @@ def get(ledger: Ledger, job_id: int, *, lock: bool = False) -> Job:
     """
     row = ledger.fetch_one(SQL["lock" if lock else "get"], {"job_id": job_id})
     if row is None:
-        raise InvalidInput(f"there is no job {job_id}", code="unknown-job", next_step="`archsync jobs list` shows the jobs.")
+        raise InvalidInput(
+            f"there is no job {job_id}", code="unknown-job", next_step="`archsync jobs list` shows the jobs."
+        )
     return _job(row)
 
 
@@ -235,7 +237,9 @@ def renew_lease(ledger: Ledger, job_id: int, attempt_id: int) -> bool:
     return ledger.execute(SQL["renew_lease"], {"job_id": job_id, "attempt_id": attempt_id, "lease_s": LEASE_S}) == 1
 
 
-def set_scope(ledger: Ledger, job_id: int, attempt_id: int, *, content_digest: str, totals: tuple[int, int], done: tuple[int, int]) -> None:
+def set_scope(
+    ledger: Ledger, job_id: int, attempt_id: int, *, content_digest: str, totals: tuple[int, int], done: tuple[int, int]
+) -> None:
     """Record what the attempt found: (instances, bytes) in all, and (instances, bytes) that are there already."""
     ledger.execute(
         SQL["set_scope"],
@@ -252,7 +256,7 @@ def set_scope(ledger: Ledger, job_id: int, attempt_id: int, *, content_digest: s
 
 
 def add_progress(ledger: Ledger, job_id: int, attempt_id: int, *, instances: int, size_bytes: int, failed: int) -> bool:
-    """Count what was acknowledged or refused since the last report, and renew the lease; False: the job was taken away."""
+    """Count what came of instances since the last report and renew the lease; False: the job was taken away."""
     touched = ledger.execute(
         SQL["add_progress"],
         {
@@ -326,7 +330,7 @@ def move(
     reset_attempts: bool = False,
     decided_by: str | None = None,
 ) -> bool:
-    """Change a job's status where the table of transitions allows it; False when it does not, or ``attempt_id`` is stale.
+    """Change a job's status where the transitions allow it; False when they don't, or ``attempt_id`` is stale.
 
     A job that goes back to waiting absorbs the follow-up that was queued behind it.
     """
@@ -421,5 +425,6 @@ def overdue_in_hand(ledger: Ledger) -> list[Job]:
 def counts(ledger: Ledger) -> list[tuple[str, JobType, JobStatus, int]]:
     """Jobs per destination, type and status."""
     return [
-        (r["destination"], JobType(r["job_type"]), JobStatus(r["status"]), r["jobs"]) for r in ledger.fetch_all(SQL["counts"])
+        (r["destination"], JobType(r["job_type"]), JobStatus(r["status"]), r["jobs"])
+        for r in ledger.fetch_all(SQL["counts"])
     ]

@@ -1,4 +1,4 @@
-"""Named, described SQL: every statement lives in a ``.sql`` file of this package, under ``-- name:`` and a description."""
+"""Named, described SQL: every statement lives in a ``.sql`` file, under ``-- name:`` and a description."""
 
 from __future__ import annotations
 

@@ -30,9 +30,10 @@ class ArchiveStudyOperator(BaseOperator):
             task_id="archive", destination="vna1", study_instance_uid="{{ params.study_instance_uid }}"
         )
 
-    It works whatever the exam's status and the destination's trigger say, on the job that is open for this study there,
-    or on a new one. While it has to wait (an earlier job, a destination that is down, a closed send window) it frees its
-    worker slot and looks again every ``poke_interval_s``. It returns the number of the job, None when all was there.
+    It works whatever the exam's status and the destination's trigger say, on the job that is open for this study
+    there, or on a new one. While it has to wait (an earlier job, a destination that is down, a closed send window) it
+    frees its worker slot and looks again every ``poke_interval_s``. It returns the number of the job, None when all
+    was there.
 
     Our own DAGs give ``job_id`` instead: a job the dispatcher handed out.
 
@@ -129,5 +130,3 @@ class ArchiveStudyOperator(BaseOperator):
     def _tell(self, ended: Ended) -> None:
         code = f" [{ended.code}]" if ended.code else ""
         self.log.info("Job %s is %s: %s%s", ended.job_id, ended.status.value, ended.message, code)
-
-

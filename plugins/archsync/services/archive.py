@@ -39,7 +39,7 @@ COMMIT_SECONDS = 1.0
 HEARTBEAT_S = 15.0
 #: An archive may list what it stored a moment later: how long to wait before each further look, in seconds.
 VERIFY_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
-#: Attempts after which a failure of unclear kind (0110, unknown codes) counts as permanent (standard: none; our choice).
+#: Attempts after which a failure of unclear kind (0110, unknown codes) counts as permanent.
 LIMITED_TRIES = 3
 
 
@@ -77,7 +77,9 @@ class _Tally:
     unsent: list[StoreOutcome] = field(default_factory=list)
 
 
-def run_store_job(ledger: Ledger, platform: Platform, job_id: int, run: Run, *, clock: Callable[[], datetime] | None = None) -> Ended:
+def run_store_job(
+    ledger: Ledger, platform: Platform, job_id: int, run: Run, *, clock: Callable[[], datetime] | None = None
+) -> Ended:
     """Run one attempt of an archive or dicom job and record how it ended.
 
     Safe to call again at any time: a job that is done is left alone, one that another attempt works on too.
@@ -127,9 +129,7 @@ def _begin(ledger: Ledger, job_id: int, run: Run, now: datetime) -> Ended | tupl
         probe = breaker.take_probe(ledger, destination, now)
         if probe is False:
             return _put_back(ledger, job, WaitReason.DESTINATION_DOWN, f"destination {destination.name} is down")
-        attempt_id = jobs.begin_attempt(
-            ledger, job_id, dag_id=run.dag_id, run_id=run.run_id, try_number=run.try_number
-        )
+        attempt_id = jobs.begin_attempt(ledger, job_id, dag_id=run.dag_id, run_id=run.run_id, try_number=run.try_number)
     if job.status is JobStatus.FAILED:  # cleared in Airflow: it starts afresh
         job = replace(job, attempts=0, first_attempt_at=None)
     return job, destination, attempt_id, probe is True
@@ -468,4 +468,6 @@ def _outgoing(instance: Instance, study: Study) -> OutgoingInstance:
 def check_is_store_job(job: Job) -> None:
     """Refuse to run a job of another kind as a store job."""
     if job.job_type not in (JobType.ARCHIVE, JobType.DICOM):
-        raise InvalidInput(f"job {job.job_id} is of type {job.job_type.value}, not archive or dicom", code="wrong-job-type")
+        raise InvalidInput(
+            f"job {job.job_id} is of type {job.job_type.value}, not archive or dicom", code="wrong-job-type"
+        )

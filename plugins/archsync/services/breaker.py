@@ -53,7 +53,9 @@ def take_probe(ledger: Ledger, destination: Destination, now: datetime) -> bool 
 
 def concerns_connection(error: ArchsyncError) -> bool:
     """Tell whether an error is about reaching the destination as such, rather than about one study."""
-    return isinstance(error, DestinationMisconfigured) or (isinstance(error, PeerUnavailable) and not error.reached_peer)
+    return isinstance(error, DestinationMisconfigured) or (
+        isinstance(error, PeerUnavailable) and not error.reached_peer
+    )
 
 
 def _id(destination: Destination) -> int:

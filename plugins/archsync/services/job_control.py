@@ -66,7 +66,12 @@ def cancel(ledger: Ledger, job_id: int, *, actor: str, reason: str) -> Job:
                 f"job {job_id} is {job.status.value} already", code="not-cancellable", next_step="Nothing to do."
             )
         jobs.move(
-            ledger, job_id, JobStatus.CANCELLED, reason_code="cancelled", reason=f"Cancelled: {reason}", decided_by=actor
+            ledger,
+            job_id,
+            JobStatus.CANCELLED,
+            reason_code="cancelled",
+            reason=f"Cancelled: {reason}",
+            decided_by=actor,
         )
         destinations.audit(ledger, actor=actor, action="job.cancel", subject=f"job {job_id}", detail=reason)
     return jobs.get(ledger, job_id)
@@ -101,7 +106,7 @@ _KILLED = "The task's process was killed; what it had stored is kept, the rest i
 
 
 def record_marked(ledger: Ledger, job_id: int, *, as_success: bool, actor: str) -> None:
-    """An operator marked the task in Airflow: failed fails the job; success ends it without claiming that it was sent."""
+    """Somebody marked the task in Airflow: failed fails the job; success ends it, claiming nothing of the archive."""
     with ledger.transaction():
         job = jobs.get(ledger, job_id, lock=True)
         if job.status.is_done:

@@ -29,12 +29,16 @@ def request_study(
     study_keys = platform.find_study_keys(study_instance_uid=study_instance_uid)
     if len(study_keys) != 1:
         what = "no study" if not study_keys else f"{len(study_keys)} studies"
-        raise InvalidInput(f"the platform has {what} with Study Instance UID {study_instance_uid}", code="unknown-study")
+        raise InvalidInput(
+            f"the platform has {what} with Study Instance UID {study_instance_uid}", code="unknown-study"
+        )
     batch = platform.fetch_studies(study_keys)
     for error in batch.rejected.values():
         raise error
     if not batch.studies or not batch.studies[0].present_instances:
-        raise InvalidInput(f"the platform has no instances of study {study_instance_uid}", code="study-without-instances")
+        raise InvalidInput(
+            f"the platform has no instances of study {study_instance_uid}", code="study-without-instances"
+        )
     study = batch.studies[0]
     with ledger.transaction():
         held = held_at(ledger, target, [study.study_key])[study.study_key]

@@ -80,8 +80,10 @@ class WorkTrigger(BaseEventTrigger):
                 woken.clear()
                 pause_s: float = RECONNECT_S
                 try:
-                    ledger = ledger or await asyncio.to_thread(ledger_hook.get_conn)
-                    platform = platform or await asyncio.to_thread(platform_hook.get_platform)
+                    if ledger is None:
+                        ledger = await asyncio.to_thread(ledger_hook.get_conn)
+                    if platform is None:
+                        platform = await asyncio.to_thread(platform_hook.get_platform)
                     if await asyncio.to_thread(self._something_to_do, ledger, platform):
                         yield TriggerEvent({"reason": "work"})
                         await asyncio.sleep(patience_s)

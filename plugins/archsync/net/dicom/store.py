@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -29,7 +29,7 @@ _MEDIUM_PRIORITY = 0
 _VERIFICATION_CONTEXT = ProposedContext(VERIFICATION, FALLBACK_SYNTAXES)
 
 
-def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -> Iterator[StoreOutcome]:
+def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -> Generator[StoreOutcome, None, None]:
     """Send instances, yielding the outcome of each as soon as it is final.
 
     One association serves all, more only when their SOP classes and transfer syntaxes need more than 128 contexts.
