@@ -233,7 +233,7 @@ def test_nothing_of_the_patient_is_logged(archive, endpoint, sample, outgoing, t
     caplog.set_level("DEBUG")
     data_set = dcmread(sample("CT_small.dcm"))
     with disable_value_validation():
-        data_set.PatientName = "SECRET^" + "X" * 80  # too long, so pydicom would like to quote it
+        data_set.PatientName = "SECRET^" + "X" * 80  # values that break their VR are those that libraries quote
         data_set.PatientBirthDate = "SECRET"
     path = tmp_path / "odd.dcm"
     with disable_value_validation():
