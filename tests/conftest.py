@@ -28,7 +28,9 @@ def _isolate_airflow() -> None:
     """Point Airflow at a throw-away home with SQLite; it reads these on import, so before anything imports it."""
     home = Path(tempfile.mkdtemp(prefix="archsync-test-airflow-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
-    for name in [name for name in os.environ if name.startswith(("AIRFLOW_", "ARCHSYNC_PG"))]:
+    for name in [
+        name for name in os.environ if name.startswith(("AIRFLOW_", "ARCHSYNC_")) and name != "ARCHSYNC_TEST_PG"
+    ]:
         del os.environ[name]
     plugins = str(ROOT / "plugins")
     os.environ.update(
