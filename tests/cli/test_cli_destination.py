@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,6 +13,8 @@ from archsync.core.retry import Health
 from archsync.core.settings import setting_fields
 from archsync.ledger import destinations as store
 from archsync.ledger import plan_queue
+from archsync.ledger.database import Ledger
+from archsync.services import destinations
 from archsync.simulate.archive import Rudeness, SimulatedArchive
 
 REACHED = ("--ae-title", "VNA1", "--host", "vna1.example", "--port", "11112")
@@ -197,6 +200,25 @@ def test_setting_what_is_set_already_changes_and_records_nothing(run, audit, vna
 def test_a_bad_value_changes_nothing_at_all(run, ledger, vna1) -> None:
     run("destination", "set", "vna1", "max_attempts=3", "port=x", status=2)
     assert store.get(ledger, "vna1") == vna1
+
+
+def test_two_changes_at_the_same_time_both_stay(ledger, ledger_dsn, vna1) -> None:
+    def change_delay() -> None:
+        with Ledger(ledger_dsn) as other:
+            destinations.change(other, list, "vna1", {"retry_delay_s": 7}, actor="b", now=datetime.now(UTC))
+
+    with ThreadPoolExecutor(1) as pool:
+        with ledger.transaction():
+            destinations.change(ledger, list, "vna1", {"max_attempts": 3}, actor="a", now=datetime.now(UTC))
+            second = pool.submit(change_delay)
+            with Ledger(ledger_dsn) as watcher:
+                while not watcher.fetch_all(
+                    "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+                ):
+                    assert not second.done(), second.exception()
+        second.result(timeout=30)
+    changed = store.get(ledger, "vna1")
+    assert (changed.max_attempts, changed.retry_delay_s) == (3, 7.0)
 
 
 def test_a_destination_can_not_be_renamed(run, vna1) -> None:

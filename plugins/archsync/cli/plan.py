@@ -38,6 +38,9 @@ def plan(
     with site.open_ledger() as ledger, site.open_platform() as source:
         if name is not None:
             store.get(ledger, name)
+        elif not as_json and not store.all_destinations(ledger):
+            click.echo("There is no destination: nothing would be sent.")
+            return
         batches = _batches(source, study_instance_uid, accession_number)
         rows = _rows(source, ledger, batches, name)
         if as_json:

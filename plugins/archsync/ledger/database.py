@@ -26,6 +26,12 @@ def translated_errors() -> Iterator[None]:
         raise ConfigurationError(
             "the ledger database has no tables", code="ledger-not-migrated", next_step="Run `archsync db migrate`."
         ) from exc
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise ConfigurationError(
+            f"the ledger database refuses its user: {exc.diag.message_primary}",
+            code="ledger-permission",
+            next_step="Let the user of the connection archsync_ledger own the database and its tables.",
+        ) from exc
     except (psycopg.OperationalError, psycopg.InterfaceError) as exc:
         # The driver's text can hold host names and user names, never data; its first line says enough.
         detail = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__

@@ -1,0 +1,145 @@
+"""Destinations: their settings, which facilities they cover, and when their send window opens."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from archsync.core.destination import Destination, check_ae_title, check_name
+from archsync.core.settings import parse_settings, setting_fields
+from archsync.core.study import Facility
+from archsync.errors import ConfigurationError
+
+CITY = Facility("CITY", "City Hospital", "metro")
+
+
+def destination(**settings: object) -> Destination:
+    return Destination(name="vna1", called_ae_title="VNA1", host="h", port=104, **settings)
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for name, field in setting_fields(Destination).items():
+        assert field.metadata["meaning"].endswith("."), name
+        assert name.endswith("_s") == (field.metadata["unit"] == "s"), name
+
+
+def test_every_example_and_default_is_valid() -> None:
+    fields = setting_fields(Destination)
+    parse_settings(Destination, {name: f.metadata["example"] for name, f in fields.items() if f.metadata["example"]})
+    made = destination()
+    parse_settings(Destination, {name: getattr(made, name) for name in fields})
+
+
+@pytest.mark.parametrize("title", ["A", "A" * 16, "ARCHIVE 1", "vna-1_x.y"])
+def test_good_ae_titles_pass(title) -> None:
+    assert check_ae_title(title) is None
+
+
+@pytest.mark.parametrize(
+    ("title", "reason"),
+    [
+        ("", "empty"),
+        ("   ", "empty"),
+        ("A" * 17, "has 17"),
+        ("A\\B", "without backslash"),
+        ("A\tB", "printable"),
+        ("ÄRCHIV", "ASCII"),
+    ],
+)
+def test_bad_ae_titles_are_refused_with_a_reason(title, reason) -> None:
+    assert reason in (check_ae_title(title) or "")
+
+
+@pytest.mark.parametrize("name", ["a", "vna1", "a_1", "a" * 40])
+def test_good_names_pass(name) -> None:
+    assert check_name(name) is None
+
+
+@pytest.mark.parametrize("name", ["", "1a", "A", "a-b", "a b", "a" * 41, "ä", "a\n"])
+def test_bad_names_are_refused(name) -> None:
+    assert check_name(name) is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"settle_s": 10.0, "settle_max_s": 9.0}, "settle_max_s"),
+        ({"tls_certificate_file": "c.pem"}, "give both or neither"),
+        ({"tls_private_key_file": "k.pem"}, "give both or neither"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, message) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        destination(**settings)
+
+
+@pytest.mark.parametrize(
+    ("facilities", "groups", "is_covered"),
+    [
+        ((), (), True),
+        (("CITY",), (), True),
+        (("NORTH",), (), False),
+        ((), ("metro",), True),
+        ((), ("region",), False),
+        (("NORTH",), ("metro",), True),
+        (("metro",), ("CITY",), False),
+    ],
+)
+def test_a_facility_is_covered_by_its_name_its_group_or_when_nothing_is_named(facilities, groups, is_covered) -> None:
+    assert destination(facilities=facilities, facility_groups=groups).covers(CITY) is is_covered
+
+
+def at(text: str, zone: str = "UTC") -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
+
+
+@pytest.mark.parametrize(
+    ("window", "now", "opening"),
+    [
+        (None, "2026-05-04T12:00", "2026-05-04T12:00"),
+        ("08:00-18:00", "2026-05-04T08:00", "2026-05-04T08:00"),
+        ("08:00-18:00", "2026-05-04T07:59", "2026-05-04T08:00"),
+        ("08:00-18:00", "2026-05-04T17:59:59", "2026-05-04T17:59:59"),
+        ("08:00-18:00", "2026-05-04T18:00", "2026-05-05T08:00"),
+        ("22:00-06:00", "2026-05-04T23:00", "2026-05-04T23:00"),
+        ("22:00-06:00", "2026-05-04T05:59", "2026-05-04T05:59"),
+        ("22:00-06:00", "2026-05-04T06:00", "2026-05-04T22:00"),
+        ("22:00-06:00", "2026-12-31T12:00", "2026-12-31T22:00"),
+        ("00:00-00:00", "2026-05-04T12:00", "2026-05-04T12:00"),
+    ],
+)
+def test_the_send_window_says_when_sending_may_begin(window, now, opening) -> None:
+    assert destination(send_window=window).next_opening(at(now)) == at(opening)
+
+
+def test_the_send_window_is_in_the_destinations_own_time_zone() -> None:
+    berlin = destination(send_window="22:00-06:00", time_zone="Europe/Berlin")
+    assert berlin.next_opening(at("2026-07-01T19:00")) == at("2026-07-01T20:00")
+    assert berlin.next_opening(at("2026-12-01T19:00")) == at("2026-12-01T21:00")
+
+
+@pytest.mark.parametrize("day", ["2026-03-29", "2026-10-25"])
+def test_a_window_that_opens_in_the_hour_clocks_change_still_opens_that_day(day) -> None:
+    berlin = destination(send_window="02:30-05:00", time_zone="Europe/Berlin")
+    now = at(f"{day}T00:00", "Europe/Berlin")
+    opening = berlin.next_opening(now)
+    assert now < opening < now + timedelta(hours=4)
+
+
+CLOCK = st.times().map(lambda t: f"{t:%H:%M}")
+
+
+@given(
+    st.tuples(CLOCK, CLOCK).map("-".join),
+    st.datetimes(datetime(2020, 1, 1), datetime(2035, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001  (zone beside it)
+    st.sampled_from(["UTC", "Asia/Kolkata", "Australia/Adelaide"]),
+)
+def test_at_its_opening_a_window_is_open_and_at_most_a_day_away(window, now, zone) -> None:
+    planned = destination(send_window=window, time_zone=zone)
+    opening = planned.next_opening(now)
+    assert now <= opening <= now + timedelta(hours=25)
+    assert planned.next_opening(opening) == opening
