@@ -99,8 +99,6 @@ class WaitReason(StrEnum):
     """The destination does not answer; it is probed."""
     LANE = "lane"
     """An earlier job on the same study has to finish first."""
-    BACKOFF = "backoff"
-    """The next attempt is not due yet."""
     QUEUE = "queue"
     """Its turn has not come: the destination works on others."""
 

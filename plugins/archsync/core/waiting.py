@@ -40,7 +40,7 @@ def blocks(earlier: JobType, later: JobType, *, same_study: bool) -> bool:
     """Tell whether an earlier undone job of the same lane (destination and patient) holds back a later one.
 
     Different studies of a patient go in parallel; an ADT waits for all earlier, and all later wait for it.
-    The query ``claim_due`` in ``ledger/sql/jobs.sql`` says the same in SQL.
+    The function ``blocked_by`` in the ledger says the same in SQL.
     """
     return same_study or JobType.ADT in (earlier, later)
 

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -47,15 +47,23 @@ class Installation:
         ui_port: of Airflow's API server and UI; None: the one used last, 8080, or a free one.
         postgres_port: None: the one used last, or a free one.
         report: gets one line for each step.
+        extra_settings: environment variables beside, or instead of, those of ``airflow_env``.
     """
 
     def __init__(
-        self, state: State, *, ui_port: int | None, postgres_port: int | None, report: Callable[[str], None]
+        self,
+        state: State,
+        *,
+        ui_port: int | None,
+        postgres_port: int | None,
+        report: Callable[[str], None],
+        extra_settings: Mapping[str, str] | None = None,
     ) -> None:
         self.state = state
         self.report = report
         self.postgres = EmbeddedPostgres(state.postgres_folder, port=postgres_port)
         self._wanted_ui_port = ui_port
+        self._extra_settings = dict(extra_settings or {})
         self._supervisor: Supervisor | None = None
         self.passwords: dict[str, str] = {}
         self.settings: dict[str, str] = {}
@@ -104,7 +112,7 @@ class Installation:
 
     def _prepare_databases(self) -> None:
         ui_port = self.state.port("ui", wanted=self._wanted_ui_port, preferred=_PREFERRED_UI_PORT)
-        self.settings = airflow_env.own_settings(self.state, self.postgres, ui_port)
+        self.settings = {**airflow_env.own_settings(self.state, self.postgres, ui_port), **self._extra_settings}
         self.state.write_environment(self.settings)
         supervisor = Supervisor(
             airflow_env.process_environment(self.settings),

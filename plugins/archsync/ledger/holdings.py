@@ -95,9 +95,9 @@ def forget(ledger: Ledger, destination_id: int, instance_keys: Sequence[str]) ->
     ledger.execute(SQL["forget"], {"destination_id": destination_id, "instance_keys": list(instance_keys)})
 
 
-def set_archived(ledger: Ledger, destination_id: int, study_key: str) -> None:
-    """Record that a study was wholly archived; a second call changes nothing."""
-    ledger.execute(SQL["set_archived"], {"destination_id": destination_id, "study_key": study_key})
+def set_archived(ledger: Ledger, destination_id: int, study_key: str) -> bool:
+    """Record that a study was wholly archived; False: it was before, and nothing changes."""
+    return ledger.execute(SQL["set_archived"], {"destination_id": destination_id, "study_key": study_key}) == 1
 
 
 def of_studies(ledger: Ledger, destination_id: int, study_keys: Sequence[str]) -> dict[str, dict[str, HeldInstance]]:

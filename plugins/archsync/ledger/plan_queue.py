@@ -56,11 +56,6 @@ def queue(ledger: Ledger, study_keys: Sequence[str]) -> None:
     ledger.execute(SQL["queue_studies"], {"study_keys": list(study_keys)})
 
 
-def queue_later(ledger: Ledger, study_key: str, not_before: datetime) -> None:
-    """Have a study looked at again at a given moment."""
-    ledger.execute(SQL["queue_study_later"], {"study_key": study_key, "not_before": not_before})
-
-
 def take(ledger: Ledger, limit: int) -> list[str]:
     """Take studies to plan; call inside the transaction that writes their jobs."""
     return [row["study_key"] for row in ledger.fetch_all(SQL["take_queued"], {"limit": limit})]

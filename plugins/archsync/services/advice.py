@@ -17,7 +17,6 @@ _WAITING = {
     WaitReason.SEND_WINDOW: "Nothing to do: it starts when the destination's send window opens.",
     WaitReason.DESTINATION_DOWN: "`archsync destination test {destination}` says where it fails.",
     WaitReason.LANE: "See to job {blocked_by}, which has to finish first.",
-    WaitReason.BACKOFF: _NOTHING,
     WaitReason.QUEUE: _NOTHING,
 }
 

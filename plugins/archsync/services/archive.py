@@ -22,7 +22,16 @@ from archsync.core.planning import FAR_FUTURE, Held, gate, missing_instances, un
 from archsync.core.retry import After, decide
 from archsync.core.study import Instance, Study
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
-from archsync.errors import ArchsyncError, InvalidInput, LedgerUnavailable, OutcomeUnknown, PeerRefused, PeerUnavailable
+from archsync.errors import (
+    ArchsyncError,
+    ConfigurationError,
+    DestinationMisconfigured,
+    InvalidInput,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    PeerRefused,
+    PeerUnavailable,
+)
 from archsync.ledger import destinations, holdings, jobs, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.net.dicom.echo import echo
@@ -111,6 +120,7 @@ def _begin(ledger: Ledger, job_id: int, run: Run, now: datetime) -> Ended | tupl
     """Take the job for this attempt, or say why not. One transaction, under the job's lock."""
     with ledger.transaction():
         job = jobs.get(ledger, job_id, lock=True)
+        _check_is_store_job(job)
         if job.status.is_done:
             return Ended(job_id, job.status, f"job {job_id} is {job.status.value} already", did_run=False)
         if _is_anothers(job, run, now):
@@ -194,7 +204,7 @@ class _Attempt:
         """Compare, send, check, conclude."""
         endpoint = Endpoint.of(self._destination)
         if is_probe:
-            self._reach(lambda: echo(endpoint))
+            self._reach(lambda: echo(endpoint), tells_health=False)
         study = self._fetch_study()
         if study is None or not study.present_instances:
             return self._conclude(
@@ -211,9 +221,12 @@ class _Attempt:
         self._raise_unsent()
         if self._destination.verification is Verification.C_FIND:
             self._reach(lambda: self._verify(endpoint, study))
+        self._answered()
         self._record_archived(study)
         sent = self._tally.stored
-        message = f"{sent} instances sent." if sent else "The archive held every instance already."
+        message = "The archive held every instance already."
+        if sent:
+            message = f"{sent} instances sent." if sent > 1 else "1 instance sent."
         return self._conclude(JobStatus.SUCCEEDED, code="", message=message)
 
     def _fetch_study(self) -> Study | None:
@@ -321,24 +334,35 @@ class _Attempt:
         )
 
     def _record_archived(self, study: Study) -> None:
-        holdings.set_archived(self._ledger, self._job.destination_id, study.study_key)
+        if holdings.set_archived(self._ledger, self._job.destination_id, study.study_key):
+            # Images that came meanwhile, of an exam that is cancelled by now, are due only from here on.
+            _look_again(self._ledger, self._job)
 
     # -- the destination's health --------------------------------------------------------------------------------
 
-    def _reach(self, talk: Callable[[], None]) -> None:
-        """Talk to the destination; whether it could be reached feeds its circuit breaker."""
+    def _reach(self, talk: Callable[[], None], *, tells_health: bool = True) -> None:
+        """Talk to the destination; whether it could be reached feeds its circuit breaker.
+
+        A C-ECHO (``tells_health`` False) can only open it: an archive may answer that and refuse to store.
+        """
         try:
             talk()
+        except (ConfigurationError, PeerRefused) as exc:
+            # Wrong settings, or a service the archive does not offer: every job would meet the same.
+            error = DestinationMisconfigured(exc.message, code=exc.code, next_step=exc.next_step)
+            breaker.record_failure(self._ledger, self._destination, error, self._now())
+            raise error from exc
         except ArchsyncError as exc:
             if breaker.concerns_connection(exc):
                 breaker.record_failure(self._ledger, self._destination, exc, self._now())
-            elif isinstance(exc, PeerUnavailable | OutcomeUnknown | PeerRefused):
+            elif isinstance(exc, PeerUnavailable | OutcomeUnknown):
                 self._answered()
             raise
-        self._answered()
+        if tells_health:
+            self._answered()
 
     def _note_answer(self, outcome: StoreOutcome) -> None:
-        if outcome.status is not None:
+        if outcome.status is not None and outcome.result is not StoreResult.STOP:
             self._answered()
 
     def _answered(self) -> None:
@@ -465,7 +489,7 @@ def _outgoing(instance: Instance, study: Study) -> OutgoingInstance:
     )
 
 
-def check_is_store_job(job: Job) -> None:
+def _check_is_store_job(job: Job) -> None:
     """Refuse to run a job of another kind as a store job."""
     if job.job_type not in (JobType.ARCHIVE, JobType.DICOM):
         raise InvalidInput(

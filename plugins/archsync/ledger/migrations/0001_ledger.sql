@@ -187,10 +187,9 @@ create table job_failure (
 -- Studies to look at again, filled in the same transaction as the platform's watermark moves.
 create table study_queue (
     study_key text primary key collate "C",
-    queued_at timestamptz not null default now(),
-    not_before timestamptz not null default now()
+    queued_at timestamptz not null default now()
 );
-create index study_queue_due on study_queue (not_before);
+create index study_queue_oldest on study_queue (queued_at);
 
 -- Studies the planner can't read, with the reason: shown, and tried again when the study changes.
 create table study_problem (
@@ -214,6 +213,16 @@ create table audit_event (
     subject        text not null,
     detail         text not null default ''
 );
+
+-- The lane rule (core.waiting.blocks): the earliest undone job that holds back job j at its destination, of the same patient
+-- and on the same study, or across an ADT message. The one place that says it in SQL.
+create function blocked_by(j job) returns bigint language sql stable parallel safe as $$
+    select e.job_id from job e
+    where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
+      and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+      and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt')
+    order by e.job_id limit 1
+$$;
 
 -- NOTIFY is a hint that the dispatcher may find something to do; it looks for itself.
 create function notify_work() returns trigger language plpgsql as $$

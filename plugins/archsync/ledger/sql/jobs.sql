@@ -55,11 +55,7 @@ with due as (
     from job j
     where j.destination_id = %(destination_id)s and j.status = 'waiting' and j.not_before <= now()
       and j.priority = %(priority)s
-      and not exists (
-          select from job e
-          where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
-            and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
-            and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))
+      and blocked_by(j) is null
     order by j.job_id
     limit %(limit)s
     for update skip locked)
@@ -78,27 +74,19 @@ from destination d
 cross join lateral (
     select j.priority from job j
     where j.destination_id = d.destination_id and j.status = 'waiting' and j.not_before <= now()
-      and not exists (
-          select from job e
-          where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
-            and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
-            and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))
+      and blocked_by(j) is null
     order by j.priority, j.job_id
     limit 1) top;
 
 -- name: work_is_waiting
 -- Tell whether the dispatcher would find something to do: studies to plan, due jobs where slots are free, lost runs.
-select exists (select from study_queue where not_before <= now())
+select exists (select from study_queue)
     or exists (
         select from destination d join destination_health h using (destination_id)
         cross join lateral (
             select j.priority from job j
             where j.destination_id = d.destination_id and j.status = 'waiting' and j.not_before <= now()
-              and not exists (
-                  select from job e
-                  where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
-                    and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
-                    and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt'))
+              and blocked_by(j) is null
             order by j.priority, j.job_id
             limit 1) top
         where d.enabled and h.look_again_at <= now() and (h.down_since is null or h.probe_at <= now())
@@ -114,18 +102,13 @@ select exists (select from study_queue where not_before <= now())
 select u.job_id from job j join job u on u.destination_id = j.destination_id and u.priority < j.priority
 where j.job_id = %(job_id)s
   and (u.status = 'ready' and u.dispatched_at > now() - make_interval(secs => %(fresh_s)s)
-       or u.status = 'waiting' and u.not_before <= now() and not exists (
-           select from job e
-           where e.destination_id = u.destination_id and e.patient_key = u.patient_key and e.job_id < u.job_id
-             and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
-             and (e.study_key = u.study_key or e.job_type = 'adt' or u.job_type = 'adt')))
+       or u.status = 'waiting' and u.not_before <= now() and blocked_by(u) is null)
 limit 1;
 
 -- name: next_wake
--- When the next job, study, probe or closed destination falls due, if nothing happens before.
+-- When the next job, probe or closed destination falls due, if nothing happens before.
 select least(
     (select min(not_before) from job where status = 'waiting' and not_before > now()),
-    (select min(not_before) from study_queue where not_before > now()),
     (select min(probe_at) from destination_health where down_since is not null and probe_at > now()),
     (select min(look_again_at) from destination_health where look_again_at > now())) as at;
 
@@ -149,18 +132,8 @@ select j.*, d.name as destination from job j join destination d using (destinati
 where j.job_id = %(job_id)s for update of j;
 
 -- name: blocker
--- The earliest undone job that holds back this one in its lane (core.waiting.blocks).
-select e.job_id from job j join job e on e.destination_id = j.destination_id and e.patient_key = j.patient_key
-    and e.job_id < j.job_id and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
-    and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt')
-where j.job_id = %(job_id)s
-order by e.job_id limit 1;
-
--- name: count_killed
--- How many attempts of a job ended without a word since it last waited; one that never reported its end counts.
-select count(*) as killed from job j join job_attempt a using (job_id)
-where j.job_id = %(job_id)s and a.started_at >= j.first_attempt_at
-  and (a.finished_at is null or a.reason_code in ('task-killed', 'attempt-lost'));
+-- The earliest undone job that holds back this one in its lane.
+select blocked_by(j) as job_id from job j where j.job_id = %(job_id)s;
 
 -- name: insert_attempt
 -- Begin an attempt: what Airflow runs, and which try.
@@ -242,11 +215,7 @@ select * from job_attempt where job_id = %(job_id)s order by attempt_id;
 -- name: listing
 -- Jobs, newest first, by any of type, status, destination, creation date, study UID; with what blocks each waiting one.
 select j.*, d.name as destination,
-       case when j.status = 'waiting' then (
-           select min(e.job_id) from job e
-           where e.destination_id = j.destination_id and e.patient_key = j.patient_key and e.job_id < j.job_id
-             and e.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
-             and (e.study_key = j.study_key or e.job_type = 'adt' or j.job_type = 'adt')) end as blocked_by
+       case when j.status = 'waiting' then blocked_by(j) end as blocked_by
 from job j join destination d using (destination_id)
 where (%(job_types)s::text[] is null or j.job_type = any(%(job_types)s))
   and (%(statuses)s::text[] is null or j.status = any(%(statuses)s))

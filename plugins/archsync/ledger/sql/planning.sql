@@ -12,17 +12,12 @@ where %(resets)s::bigint is null or known.resets = %(resets)s;
 -- name: queue_studies
 -- Look at these studies (again); in order, so that two who do can't wait for each other.
 insert into study_queue (study_key) select distinct key from unnest(%(study_keys)s::text[]) as key order by key
-on conflict (study_key) do update set not_before = least(study_queue.not_before, now());
-
--- name: queue_study_later
--- Look at a study again at a given moment; an earlier appointment stays.
-insert into study_queue (study_key, not_before) values (%(study_key)s, %(not_before)s)
-on conflict (study_key) do update set not_before = least(study_queue.not_before, excluded.not_before);
+on conflict (study_key) do nothing;
 
 -- name: take_queued
 -- Take some studies to plan; they leave the queue when the transaction commits.
 delete from study_queue where study_key in (
-    select study_key from study_queue where not_before <= now() order by queued_at limit %(limit)s for update skip locked)
+    select study_key from study_queue order by queued_at limit %(limit)s for update skip locked)
 returning study_key;
 
 -- name: record_problem
