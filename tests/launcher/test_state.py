@@ -96,7 +96,9 @@ def test_as_root_the_databases_go_where_the_servers_own_user_can_get(tmp_path, o
     reachable.unlock()
 
 
-@pytest.mark.parametrize("arguments", [["--port", "0"], ["--port", "x"], ["--port", "65536"], ["--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["--port", "0"], ["--port", "x"], ["--port", "65536"], ["--timeout", "-1"], ["--nonsense"]]
+)
 def test_wrong_arguments_exit_with_2_before_anything_starts(arguments, tmp_path):
     command = [sys.executable, "-m", "archsync.launcher.demo", "--state", str(tmp_path / "state"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)

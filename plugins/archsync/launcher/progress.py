@@ -35,7 +35,7 @@ class Progress:
     size_bytes: int = 0
     jobs: Counter[JobStatus] = field(default_factory=Counter)
     retried: int = 0
-    """Jobs that needed more than one attempt."""
+    """Jobs with an attempt that the archive turned down."""
     failures: list[str] = field(default_factory=list)
     """Failed and retrying jobs, each with its reason."""
     missing: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ def measure(platform: Platform, ledger: Ledger) -> list[Progress]:
     for listed in jobs.listing(ledger, JobFilter(limit=_MAX_JOBS)):
         job = listed.job
         entry = progress[job.destination]
-        entry.retried += job.attempts > 1
+        entry.retried += job.attempts > 0
         if job.status in (JobStatus.FAILED, JobStatus.RETRYING):
             entry.failures.append(f"job {job.job_id} {job.status} (study {job.study_instance_uid}): {job.reason}")
     return list(progress.values())

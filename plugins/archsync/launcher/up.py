@@ -229,7 +229,8 @@ def print_login(installation: Installation) -> None:
     print(f"\n  Airflow:  {installation.url}")
     for user, password in installation.passwords.items():
         print(f"  log-in:   {user} / {password}")
-    print(f"  data:     {installation.state.folder}\n", flush=True)
+    folders = {installation.state.folder, installation.postgres.data_dir}
+    print(f"  data:     {', '.join(str(f) for f in sorted(folders))}\n", flush=True)
 
 
 def _port(text: str) -> int:
