@@ -135,6 +135,12 @@ where j.job_id = %(job_id)s for update of j;
 -- The earliest undone job that holds back this one in its lane.
 select blocked_by(j) as job_id from job j where j.job_id = %(job_id)s;
 
+-- name: count_killed
+-- How many attempts of a job ended without a word since it last waited; one that never reported its end counts.
+select count(*) as killed from job j join job_attempt a using (job_id)
+where j.job_id = %(job_id)s and a.started_at >= j.first_attempt_at
+  and (a.finished_at is null or a.reason_code in ('task-killed', 'attempt-lost'));
+
 -- name: insert_attempt
 -- Begin an attempt: what Airflow runs, and which try.
 insert into job_attempt (job_id, dag_id, run_id, try_number) values (%(job_id)s, %(dag_id)s, %(run_id)s, %(try_number)s)
