@@ -96,7 +96,11 @@ def test_a_task_process_builds_its_dag_from_the_id_alone(tmp_path: Path) -> None
         "from archsync.airflow_glue.dags import build_dags\n"
         "print(sorted(build_dags()))\n"
     )
-    environment = {**os.environ, "AIRFLOW_HOME": str(tmp_path), "_AIRFLOW_PARSING_CONTEXT_DAG_ID": "archsync_archive__x9"}
+    environment = {
+        **os.environ,
+        "AIRFLOW_HOME": str(tmp_path),
+        "_AIRFLOW_PARSING_CONTEXT_DAG_ID": "archsync_archive__x9",
+    }
     environment.pop("AIRFLOW_CONN_ARCHSYNC_LEDGER", None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -77,9 +77,7 @@ def site(
                     verification=Verification.C_FIND,
                 ),
             )
-        monkeypatch.setenv(
-            "AIRFLOW_CONN_VNA", f"dicom://{host}:{port}/?called_ae_title=VNA1&calling_ae_title=ARCHSYNC"
-        )
+        monkeypatch.setenv("AIRFLOW_CONN_VNA", f"dicom://{host}:{port}/?called_ae_title=VNA1&calling_ae_title=ARCHSYNC")
         yield Site(platform, archive, ledger_dsn)
 
 
@@ -114,7 +112,7 @@ def test_the_operator_fails_for_a_study_the_platform_does_not_have(site: Site) -
 def test_the_operator_names_the_known_destinations_for_an_unknown_one(site: Site) -> None:
     study = site.platform.add_volume()
     operator = ArchiveStudyOperator(task_id="archive", destination="vna9", study_instance_uid=site.uid_of(study))
-    with pytest.raises(AirflowFailException, match="no destination 'vna9'.*vna1"):
+    with pytest.raises(AirflowFailException, match=r"no destination 'vna9'.*vna1"):
         operator.execute({"ti": FakeTaskInstance()})
 
 

@@ -112,9 +112,7 @@ def test_a_queued_study_in_the_ledger_wakes_it(connections: tuple[str, str], air
     assert fires(connections, queue, resync_s=3600)
 
 
-def test_a_job_that_waits_for_a_disabled_destination_does_not_wake_it(
-    connections: tuple[str, str], airflow_db
-) -> None:
+def test_a_job_that_waits_for_a_disabled_destination_does_not_wake_it(connections: tuple[str, str], airflow_db) -> None:
     settle(*connections)
 
     def add_job() -> None:
