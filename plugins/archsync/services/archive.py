@@ -221,7 +221,8 @@ class _Attempt:
         self._raise_unsent()
         if self._destination.verification is Verification.C_FIND:
             self._reach(lambda: self._verify(endpoint, study))
-        self._answered()
+        if is_probe:
+            self._answered()
         self._record_archived(study)
         sent = self._tally.stored
         message = "The archive held every instance already."
@@ -334,9 +335,7 @@ class _Attempt:
         )
 
     def _record_archived(self, study: Study) -> None:
-        if holdings.set_archived(self._ledger, self._job.destination_id, study.study_key):
-            # Images that came meanwhile, of an exam that is cancelled by now, are due only from here on.
-            _look_again(self._ledger, self._job)
+        holdings.set_archived(self._ledger, self._job.destination_id, study.study_key)
 
     # -- the destination's health --------------------------------------------------------------------------------
 

@@ -17,10 +17,14 @@ update job set content_digest = %(content_digest)s, priority = %(priority)s, ins
 where job_id = %(job_id)s and status in ('waiting', 'ready');
 
 -- name: supersede_failed
--- A newer job takes over the intent of failed ones.
-update job set status = 'cancelled', superseded_by = %(by)s, decided_by = 'archsync', finished_at = now(),
-               updated_at = now(), lease_until = null
-where job_id = any(%(job_ids)s) and status = 'failed';
+-- A newer job takes over the intent of failed ones, and with it who asked for it.
+with superseded as (
+    update job set status = 'cancelled', superseded_by = %(by)s, decided_by = 'archsync', finished_at = now(),
+                   updated_at = now(), lease_until = null
+    where job_id = any(%(job_ids)s) and status = 'failed'
+    returning requested_by)
+update job set requested_by = (select max(requested_by) from superseded)
+where job_id = %(by)s and requested_by is null and exists (select from superseded where requested_by is not null);
 
 -- name: close_idle
 -- Open jobs for which nothing is left to do; a running one finds that out by itself.
