@@ -175,7 +175,9 @@ def main() -> None:
                     bench.archive.wait()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    medians = {name: [statistics.median(values) for values in zip(*rounds)] for name, rounds in results.items()}
+    medians = {
+        name: [statistics.median(values) for values in zip(*rounds, strict=True)] for name, rounds in results.items()
+    }
     rate = medians["archive"][0] / medians["noop"][0]
     cpu = medians["archive"][1] / medians["noop"][1]
     print("medians: " + ", ".join(_say(name, tuple(values)) for name, values in medians.items()))

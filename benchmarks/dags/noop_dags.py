@@ -1,4 +1,4 @@
-"""The comparator: DAG runs of the same shape as archive jobs (one per partition key, in a pool), whose task does nothing."""
+"""The comparator: DAG runs shaped like archive jobs (one per partition key, in a pool), whose task does nothing."""
 
 from airflow.sdk import DAG, Asset, BaseOperator, PartitionedAssetTimetable, task
 
