@@ -84,7 +84,9 @@ def postgres(postgres_version: int, open_tmp_path: Path) -> Iterator[object]:
     """A running server (an EmbeddedPostgres) for the whole session; the databases in it belong to the tests."""
     from archsync.launcher.postgres import EmbeddedPostgres
 
-    server = EmbeddedPostgres(open_tmp_path / f"pg{postgres_version}", version=postgres_version, durable=False)
+    # A folder of its own each time: after the ledger tier went to another version, this one starts anew.
+    folder = open_tmp_path / f"pg{postgres_version}-{uuid.uuid4().hex[:8]}"
+    server = EmbeddedPostgres(folder, version=postgres_version, durable=False)
     server.start()
     yield server
     server.stop(mode="immediate")
