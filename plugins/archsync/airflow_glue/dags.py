@@ -90,7 +90,7 @@ def _build_maintain() -> DAG:
     with DAG(
         MAINTAIN_DAG_ID,
         description="Puts back jobs whose run was lost.",
-        schedule=timedelta(minutes=5),
+        schedule=timedelta(minutes=2),
         catchup=False,
         max_active_runs=1,
         is_paused_upon_creation=False,
@@ -178,7 +178,7 @@ Pausing it stops planning and starting; jobs keep, and go on when it is unpaused
 """
 
 _MAINTAIN_DOC = """### archsync housekeeping
-Every five minutes: jobs whose Airflow run was lost are put back in the queue, and the dispatcher is woken.
+Every two minutes: jobs whose Airflow run was lost are put back in the queue, and the dispatcher is woken.
 """
 
 

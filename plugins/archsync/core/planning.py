@@ -11,7 +11,7 @@ is already covered by a job that is still open, or that an administrator cancell
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -171,6 +171,9 @@ def plan(desired: Study, held: Held, destination: Destination, *, observed_at: d
     if not missing and not (closable and unverified_instances(desired, held, destination)):
         return Plan(Rule.UP_TO_DATE, "the archive holds every instance", closes=closable)
 
+    if any(job.status is JobStatus.RUNNING for job in held.jobs):
+        # Its first push is under way: what came meanwhile follows it as late images do, also if the exam goes back.
+        held = replace(held, is_archived=True)
     digest = desired.content_digest()
     failed = tuple(j for j in held.jobs if j.status is JobStatus.FAILED)
     queued = next((j for j in reversed(held.jobs) if j.status in _QUEUED), None)

@@ -97,7 +97,13 @@ def run_store_job(
         LedgerUnavailable: nothing could be recorded; Airflow's retry calls again.
     """
     now = clock or (lambda: datetime.now(UTC))
-    begun = _begin(ledger, job_id, run, now())
+    try:
+        begun = _begin(ledger, job_id, run, now())
+    except ArchsyncError:
+        raise
+    except Exception as exc:  # any fault of ours must show on the job, or it would be started again and again
+        jobs.move(ledger, job_id, JobStatus.FAILED, reason_code=ArchsyncError.code, reason=_internal_error(exc).message)
+        raise
     if isinstance(begun, Ended):
         return begun
     job, destination, attempt_id, is_probe = begun
@@ -112,8 +118,13 @@ def run_store_job(
     except ArchsyncError as exc:
         return attempt.conclude_error(exc)
     except Exception as exc:  # any fault of ours must show on the job; its text may hold data, its type does not
-        attempt.conclude_error(ArchsyncError(f"internal error ({type(exc).__name__}); the run's log has the details"))
+        attempt.conclude_error(_internal_error(exc))
         raise
+
+
+def _internal_error(exc: Exception) -> ArchsyncError:
+    """A fault of ours, without its text, which may hold data."""
+    return ArchsyncError(f"internal error ({type(exc).__name__}); the run's log has the details")
 
 
 def _begin(ledger: Ledger, job_id: int, run: Run, now: datetime) -> Ended | tuple[Job, Destination, int, bool]:

@@ -79,6 +79,8 @@ create table held_series (
     primary key (destination_id, held_series_id),
     unique nulls not distinct (destination_id, study_key, series_instance_uid, study_instance_uid, patient_key, patient_id, issuer_of_patient_id)
 ) partition by list (destination_id);
+-- Administrators ask what an archive holds of a study by its Study Instance UID.
+create index held_series_study_uid on held_series (destination_id, study_instance_uid);
 
 -- One row per instance an archive acknowledged (C-STORE 0000 or Bxxx): the answer to "what does archive X hold?".
 -- Sized for 10^9 rows: fixed-width columns first, no JSON, two indexes, one partition per destination.
@@ -199,9 +201,12 @@ create table study_problem (
     at        timestamptz not null default now()
 );
 
+-- Up to where the platform was read; null: not at all. A reset must not be lost to a reader that is under way: it is
+-- counted, and the reader compares.
 create table platform_watermark (
     only_one  boolean primary key default true check (only_one),
-    watermark text not null,
+    watermark text,
+    resets    bigint not null default 0,
     read_at   timestamptz not null default now()
 );
 
