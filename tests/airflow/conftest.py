@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 import urllib.error
@@ -159,7 +158,7 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, open_tmp_path: Path) -> Iterator[Stack]:
     """The installation with the destination ``vna1`` (Completed, checked by C-FIND) and its archive."""
     from archsync.launcher.postgres import free_port
@@ -169,27 +168,21 @@ def stack(tmp_path_factory: pytest.TempPathFactory, open_tmp_path: Path) -> Iter
 
     folder = open_tmp_path / "stack"
     lines: list[str] = []
-    environment = dict(os.environ)
-    for name in [n for n in os.environ if n.startswith("AIRFLOW_")]:
-        del os.environ[name]
-    try:
-        with Installation(State(folder), ui_port=free_port(), postgres_port=None, report=lines.append) as installation:
-            platform = SimulatedPlatform(installation.platform_dsn, folder / "platform", slices=4, matrix=64)
-            platform.install()
-            stack = Stack(installation, folder, platform)
-            stack.add_destination("vna1")
-            installation.start_airflow()
-            ended = threading.Event()
-            watcher = threading.Thread(target=_watch, args=(installation, ended), daemon=True)
-            watcher.start()
-            stack.wait_until_parsed("archsync_archive__vna1")
-            yield stack
-            ended.set()
-            watcher.join()
-            for archive in stack.archives.values():
-                archive.stop()
-    finally:
-        os.environ.update(environment)
+    with Installation(State(folder), ui_port=free_port(), postgres_port=None, report=lines.append) as installation:
+        platform = SimulatedPlatform(installation.platform_dsn, folder / "platform", slices=4, matrix=64)
+        platform.install()
+        stack = Stack(installation, folder, platform)
+        stack.add_destination("vna1")
+        installation.start_airflow()
+        ended = threading.Event()
+        watcher = threading.Thread(target=_watch, args=(installation, ended), daemon=True)
+        watcher.start()
+        stack.wait_until_parsed("archsync_archive__vna1")
+        yield stack
+        ended.set()
+        watcher.join()
+        for archive in stack.archives.values():
+            archive.stop()
 
 
 def _watch(installation: Any, ended: threading.Event) -> None:
