@@ -1,0 +1,173 @@
+"""Which jobs go to Airflow, and what becomes of those that got lost there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from archsync.core.job import JobStatus, WaitReason
+from archsync.core.naming import DagKind
+from archsync.core.study import Priority
+from archsync.ledger import destinations, jobs
+from archsync.ledger.jobs import JobFilter
+from archsync.services import dispatch
+
+
+def test_a_destination_gets_its_quota_the_oldest_first(site):
+    site.add_destination(concurrency=1)
+    for _ in range(6):
+        site.add_study(1)
+    numbers = site.plan()
+
+    assert site.hand_out() == numbers[:4]
+    assert site.hand_out() == []
+    site.run(numbers[0])
+    assert site.hand_out() == numbers[4:5]
+
+
+def test_an_urgent_study_passes_the_others_although_the_quota_is_out(site):
+    site.add_destination(concurrency=1)
+    for _ in range(5):
+        site.add_study(1)
+    numbers = site.plan()
+    assert site.hand_out() == numbers[:4]
+    site.add_study(1, priority=Priority.STAT)
+    stat = max(site.plan())
+
+    assert site.hand_out() == [stat]
+    waiting = site.run(numbers[0])
+    assert (waiting.status, waiting.code) == (JobStatus.WAITING, "queue"), "a routine job lets it pass"
+    assert site.run(stat, run_id="run2").status is JobStatus.SUCCEEDED
+    assert site.run(numbers[1], run_id="run3").status is JobStatus.SUCCEEDED
+
+
+def test_jobs_are_handed_to_the_dag_of_their_destination(site):
+    site.add_destination(name="north")
+    site.add_study(1)
+    (job_id,) = site.plan()
+
+    handed = dispatch.hand_out(site.ledger, now=datetime.now(UTC), is_paused=lambda kind, name: False)
+
+    assert handed == [dispatch.HandedOut(DagKind.ARCHIVE, "north", job_id)]
+
+
+@pytest.mark.parametrize("paused", [True, None])
+def test_a_paused_or_unknown_dag_gets_nothing_and_is_looked_at_soon_again(site, paused):
+    _, job_id = site.planned()
+    now = datetime.now(UTC)
+
+    assert site.hand_out(now=now, paused=paused) == []
+
+    assert not jobs.work_is_waiting(site.ledger)
+    assert jobs.next_wake(site.ledger) == now + timedelta(seconds=dispatch.PAUSED_POLL_S)
+    (state,) = destinations.health(site.ledger).values()
+    assert state.is_suspended is bool(paused)
+    assert site.hand_out() == [job_id], "it was unpaused"
+
+
+def test_a_closed_send_window_opens_by_the_clock(site):
+    noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    _, job_id = site.planned(send_window="22:00-06:00", time_zone="UTC")
+
+    assert site.hand_out(now=noon) == []
+    assert jobs.next_wake(site.ledger) == noon + timedelta(hours=10)
+    assert site.hand_out(now=noon + timedelta(hours=10)) == [job_id]
+
+
+def test_a_disabled_destination_gets_nothing_and_says_why(site):
+    _, job_id = site.planned(enabled=False)
+
+    assert site.hand_out() == []
+    assert explained(site)[job_id].wait_reason is WaitReason.DISABLED
+
+
+def test_one_closed_destination_does_not_hold_the_others(site):
+    site.add_destination(name="closed", enabled=False)
+    site.add_destination(name="open")
+    site.add_study(1)
+    site.plan()
+
+    assert [site.job(n).destination for n in site.hand_out()] == ["open"]
+
+
+def explained(site) -> dict[int, dispatch.ExplainedJob]:
+    listed = jobs.listing(site.ledger, JobFilter())
+    return {e.job.job_id: e for e in dispatch.explain(site.ledger, listed, now=datetime.now(UTC))}
+
+
+def test_every_waiting_job_says_why(site):
+    site.add_destination(name="vna", settle_s=30.0, settle_max_s=60.0)
+    settling = site.add_study(1)
+    held = site.add_study(1)
+    site.pacs.set_hold(held, True)
+    site.plan()
+    jobs_by_study = {e.job.study_key: e for e in explained(site).values()}
+
+    assert jobs_by_study[settling].wait_reason is WaitReason.SETTLING
+    assert jobs_by_study[held].wait_reason is WaitReason.HOLD
+
+
+# -- sweeping ----------------------------------------------------------------------------------------------------------
+
+
+def age(site, seconds: int) -> None:
+    for column in ("dispatched_at", "lease_until", "next_attempt_at", "updated_at"):
+        site.ledger.execute(f"update job set {column} = {column} - make_interval(secs => {seconds})")
+
+
+def test_a_key_that_never_became_a_run_is_handed_out_again(site):
+    _, job_id = site.planned()
+    site.hand_out()
+    age(site, 600)
+
+    assert dispatch.sweep(site.ledger, run_state=lambda dag, run: pytest.fail("there is no run to ask about")) == 1
+    assert site.hand_out() == [job_id]
+
+
+@pytest.mark.parametrize(
+    ("state", "is_put_back"),
+    [(None, True), ("success", True), ("failed", True), ("running", False), ("queued", False)],
+)
+@pytest.mark.parametrize("status", [JobStatus.READY, JobStatus.RUNNING, JobStatus.RETRYING])
+def test_a_job_whose_run_is_over_or_gone_is_put_back_and_one_whose_run_lives_is_not(site, status, state, is_put_back):
+    _, job_id = site.planned()
+    site.hand_out()
+    jobs.record_run_seen(site.ledger, job_id, dag_id="archsync_archive__vna", run_id="run1")
+    if status is not JobStatus.READY:
+        jobs.begin_attempt(site.ledger, job_id, dag_id="archsync_archive__vna", run_id="run1", try_number=1)
+    if status is JobStatus.RETRYING:
+        jobs.move(site.ledger, job_id, JobStatus.RETRYING, next_attempt_at=datetime.now(UTC))
+    age(site, 600)
+    asked = []
+
+    put_back = dispatch.sweep(site.ledger, run_state=lambda dag, run: asked.append((dag, run)) or state)
+
+    assert asked == [("archsync_archive__vna", "run1")]
+    assert put_back == int(is_put_back)
+    assert site.job(job_id).status is (JobStatus.WAITING if is_put_back else status)
+
+
+def test_an_attempt_that_begins_while_airflow_is_asked_keeps_its_job(site):
+    _, job_id = site.planned()
+    jobs.begin_attempt(site.ledger, job_id, dag_id="archsync_archive__vna", run_id="run1", try_number=1)
+    age(site, 600)
+
+    def answer_late(dag_id: str, run_id: str) -> str:
+        jobs.begin_attempt(site.ledger, job_id, dag_id="users_dag", run_id="run2", try_number=1)
+        return "failed"
+
+    assert dispatch.sweep(site.ledger, run_state=answer_late) == 0
+    assert site.job(job_id).status is JobStatus.RUNNING
+
+
+def test_a_swept_job_sends_only_what_is_missing(site):
+    study_key, job_id = site.planned(3)
+    site.hand_out()
+    jobs.begin_attempt(site.ledger, job_id, dag_id="archsync_archive__vna", run_id="run1", try_number=1)
+    age(site, 600)
+    dispatch.sweep(site.ledger, run_state=lambda dag, run: None)
+
+    assert site.hand_out() == [job_id]
+    assert site.run(job_id, run_id="run2").status is JobStatus.SUCCEEDED
+    assert site.has_all(study_key)
