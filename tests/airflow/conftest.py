@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ class Stack:
                 [study_key, destination],
             )
             return [jobs.get(ledger, row["job_id"]) for row in rows]
+
+    def why_it_waits(self, job: Any) -> Any:
+        """Why a job waits, as listings say it."""
+        from archsync.ledger import jobs
+        from archsync.ledger.jobs import JobFilter
+        from archsync.services import dispatch
+
+        wanted = JobFilter(destinations=(job.destination,), study_instance_uid=job.study_instance_uid, limit=1)
+        with self.ledger() as ledger:
+            explained = dispatch.explain(ledger, jobs.listing(ledger, wanted), now=datetime.now(UTC))
+        return explained[0].wait_reason
 
     def wait_for_job(self, study_key: str, destination: str, *statuses: Any, timeout_s: float = WAIT_S) -> Any:
         """Wait until the latest job on a study has one of these statuses."""

@@ -140,11 +140,11 @@ def test_an_archive_that_is_down_costs_no_attempt_and_is_found_again(stack) -> N
     try:
         study = stack.platform.add_volume(exam_status=ExamStatus.COMPLETED)
 
-        def is_down() -> bool:
+        def waits_for_the_archive() -> bool:
             found = stack.jobs_of(study, "vna2")
-            return bool(found) and found[-1].wait_reason is WaitReason.DESTINATION_DOWN
+            return bool(found) and stack.why_it_waits(found[-1]) is WaitReason.DESTINATION_DOWN
 
-        stack.wait_for(is_down, 60, lambda: str(stack.jobs_of(study, "vna2")))
+        stack.wait_for(waits_for_the_archive, 60, lambda: str(stack.jobs_of(study, "vna2")))
     finally:
         archive.start()
     job = stack.wait_for_job(study, "vna2", SUCCEEDED)
