@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import socket
+from typing import Any
 
 from airflow.sdk import BaseHook
 
-from archsync.errors import ArchsyncError, ConfigurationError, PeerUnavailable
+from archsync.errors import ArchsyncError, ConfigurationError
 from archsync.hooks._connection import connection, tls_settings
-from archsync.net.dicom.transport import build_tls_context
+from archsync.messages.hl7_ack import Ack
+from archsync.net.mllp import MllpClient
 
 
 class MllpHook(BaseHook):
-    """Reaches the receiver that an ``mllp`` connection describes: host, port and the time-outs of its extra."""
+    """Talks to the receiver that an ``mllp`` connection describes.
+
+    Host and port of the connection; extra: ``connect_timeout_s``, ``ack_timeout_s``, ``idle_close_s``,
+    ``ack_overrides``, ``tls``, ``tls_ca_file``, ``tls_certificate_file``, ``tls_private_key_file``.
+    """
 
     conn_name_attr = "mllp_conn_id"
     default_conn_name = "mllp_default"
@@ -23,24 +28,43 @@ class MllpHook(BaseHook):
         super().__init__()
         self.mllp_conn_id = mllp_conn_id
 
-    def get_conn(self) -> socket.socket:
-        """Open a connection to the receiver, with TLS if set; the caller closes it.
+    def client(self) -> MllpClient:
+        """A client for the receiver, not connected yet; the caller closes it, or uses it in a ``with``.
 
         Raises:
-            ConfigurationError: host or port are missing.
-            PeerUnavailable: the receiver can't be reached.
+            ConfigurationError: host or port are missing, or a value of the extra is wrong.
         """
         found = connection(self.mllp_conn_id)
         if not found.host or not found.port:
             raise ConfigurationError(f"connection {self.mllp_conn_id}: host and port are needed", code="bad-setting")
-        timeout_s = float(found.extra_dejson.get("connect_timeout_s") or 10.0)
-        tls = tls_settings(found.extra_dejson)
-        try:
-            plain = socket.create_connection((found.host, found.port), timeout=timeout_s)
-            return plain if tls is None else build_tls_context(tls).wrap_socket(plain, server_hostname=found.host)
-        except OSError as exc:
-            reason = exc.strerror or type(exc).__name__
-            raise PeerUnavailable(f"{found.host}:{found.port} can't be reached: {reason}") from exc
+        extra = found.extra_dejson
+        return MllpClient(
+            found.host,
+            found.port,
+            tls=tls_settings(extra),
+            ack_overrides=_texts(extra.get("ack_overrides")),
+            **self._timeouts(extra),
+        )
+
+    def get_conn(self) -> MllpClient:
+        """A client that is connected; the caller closes it.
+
+        Raises:
+            ConfigurationError: as for :meth:`client`.
+            PeerUnavailable: the receiver can't be reached.
+            DestinationMisconfigured: TLS or a certificate is refused by either side.
+        """
+        client = self.client()
+        client.connect()
+        return client
+
+    def send(self, message: bytes) -> Ack:
+        """Send one message on a connection of its own; raises the error that says why it was not accepted.
+
+        For several messages, or one that is sent again, take :meth:`client` and its ``send``.
+        """
+        with self.client() as client:
+            return client.send(message)
 
     def test_connection(self) -> tuple[bool, str]:
         """Answer the Test button of Airflow's connection form: connect, and hang up."""
@@ -49,3 +73,21 @@ class MllpHook(BaseHook):
         except ArchsyncError as exc:
             return False, f"{exc.message} {exc.next_step}"
         return True, "The receiver accepts connections."
+
+    def _timeouts(self, extra: dict[str, Any]) -> dict[str, float]:
+        timeouts = {}
+        for name in ("connect_timeout_s", "ack_timeout_s", "idle_close_s"):
+            if extra.get(name):
+                try:
+                    timeouts[name] = float(extra[name])
+                except (TypeError, ValueError) as exc:
+                    raise ConfigurationError(
+                        f"connection {self.mllp_conn_id}, {name}: must be a number", code="bad-setting"
+                    ) from exc
+        return timeouts
+
+
+def _texts(value: Any) -> list[str]:
+    """A list from JSON, or names separated by commas from the form."""
+    parts = value.split(",") if isinstance(value, str) else value or []
+    return [str(part).strip() for part in parts if str(part).strip()]

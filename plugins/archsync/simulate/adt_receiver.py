@@ -1,0 +1,455 @@
+"""A small HL7 receiver for tests and demos: applies A08, A31, A40 and A47, answers, and can be told to be rude.
+
+It answers as dcm4chee-arc does: 204 for a patient it does not know or that was merged away, 205 for an identifier in
+use. It has its own framing, parsing and escaping and shares no code with the sender, so that one's mistakes don't hide
+in the other. It logs triggers, control ids and answers only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from archsync.errors import ConfigurationError
+from archsync.simulate.adt_script import AdtScript, Hangup, Reply
+
+LOGGER = logging.getLogger(__name__)
+
+__all__ = [
+    "AdtScript",
+    "Hangup",
+    "ReceivedMessage",
+    "RegisteredPatient",
+    "Reply",
+    "SimulatedAdtReceiver",
+    "run_adt_receiver",
+]
+
+_VT, _FS_CR = b"\x0b", b"\x1c\r"
+_POLL_S = 0.05
+_CODECS = {
+    "": "ascii",
+    "ASCII": "ascii",
+    "ISO IR87": "iso2022_jp",
+    "UNICODE UTF-8": "utf_8",
+    **{f"8859/{part}": f"iso8859_{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredPatient:
+    """A patient as the receiver shows them. ``name`` is PID-5 as text, unescaped component by component."""
+
+    name: str = field(default="", repr=False)
+    birth_date: str = field(default="", repr=False)
+    sex: str = ""
+    merged_into: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedMessage:
+    """One message, byte for byte as it came, and the MSA-1 it was given (None: no answer)."""
+
+    data: bytes = field(repr=False)
+    control_id: str = ""
+    trigger: str = ""
+    answer: str | None = None
+
+
+class _Refusal(Exception):
+    """The registry does not take a message: MSA-1, ERR-3, ERR-2."""
+
+    def __init__(self, code: str, error_code: str, location: str = "") -> None:
+        super().__init__(code, error_code, location)
+        self.reply = Reply(code=code, error_code=error_code, error_location=location)
+
+
+class SimulatedAdtReceiver:
+    """An HL7 receiver on ``host``; ``port`` 0 takes a free one. Use as a context manager or start and stop.
+
+    Patients are known by ``id^authority``, such as ``12345^HOSP``, where the authority is CX-4.1 or else CX-4.2.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        script: AdtScript | None = None,
+        host: str = "127.0.0.1",
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._bind = (host, port)
+        self._ssl_context = ssl_context
+        self._lock = threading.Lock()
+        self._script = script or AdtScript()
+        self._replies_given = 0
+        self._patients: dict[str, RegisteredPatient] = {}
+        self._received: list[ReceivedMessage] = []
+        self._connection_count = 0
+        self._listener: socket.socket | None = None
+        self._connections: set[socket.socket] = set()
+        self._acceptor = threading.Thread()
+        self._threads: list[threading.Thread] = []
+        self._stopping = threading.Event()
+
+    def __enter__(self) -> SimulatedAdtReceiver:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port it listens on; only while started."""
+        assert self._listener is not None, "the receiver is not started"
+        host, port = self._listener.getsockname()[:2]
+        return str(host), int(port)
+
+    @property
+    def patients(self) -> Mapping[str, RegisteredPatient]:
+        """The registry, by ``id^authority``; merged ones stay with ``merged_into``."""
+        with self._lock:
+            return MappingProxyType(dict(self._patients))
+
+    @property
+    def received(self) -> list[ReceivedMessage]:
+        """Every message since the start, in order of arrival."""
+        with self._lock:
+            return list(self._received)
+
+    @property
+    def duplicate_control_ids(self) -> list[str]:
+        """The control ids that came more than once, in order of their second arrival."""
+        return [control_id for control_id, _ in self._repetitions()]
+
+    @property
+    def changed_resends(self) -> list[str]:
+        """The control ids that came again with other bytes, which no sender may do."""
+        return [control_id for control_id, is_same in self._repetitions() if not is_same]
+
+    @property
+    def connection_count(self) -> int:
+        """Connections accepted since the start."""
+        with self._lock:
+            return self._connection_count
+
+    def register(self, key: str, patient: RegisteredPatient | None = None) -> None:
+        """Let the receiver know a patient, as if images had brought them."""
+        with self._lock:
+            self._patients[key] = patient or RegisteredPatient()
+
+    def behave(self, script: AdtScript | None = None) -> None:
+        """Change the script from now on; without one, be polite."""
+        with self._lock:
+            self._script = script or AdtScript()
+            self._replies_given = 0
+
+    def hang_up(self) -> None:
+        """Close every open connection now, as a restart would."""
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            _shut(connection)
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            ConfigurationError: the port can't be listened on.
+        """
+        self._stopping.clear()
+        try:
+            self._listener = socket.create_server(self._bind)
+        except OSError as exc:
+            raise ConfigurationError(
+                f"port: can't listen on {self._bind[0]} port {self._bind[1]} ({exc.strerror})", code="bad-setting"
+            ) from exc
+        self._listener.settimeout(_POLL_S)
+        self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
+        self._acceptor.start()
+
+    def stop(self) -> None:
+        """Stop listening and end open connections. Idempotent."""
+        if self._listener is None:
+            return
+        self._stopping.set()
+        self._acceptor.join()
+        self.hang_up()
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+        self._listener = None
+
+    def _repetitions(self) -> list[tuple[str, bool]]:
+        first: dict[str, bytes] = {}
+        again: dict[str, bool] = {}
+        for message in self.received:
+            if message.control_id in first:
+                is_same = first[message.control_id] == message.data
+                again[message.control_id] = again.get(message.control_id, True) and is_same
+            first.setdefault(message.control_id, message.data)
+        return list(again.items())
+
+    # -- connections -------------------------------------------------------------------------------------------------
+
+    def _accept(self, listener: socket.socket) -> None:
+        while not self._stopping.is_set():
+            try:
+                connection, _ = listener.accept()
+            except TimeoutError:
+                continue
+            with self._lock:
+                self._connection_count += 1
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            self._threads.append(threading.Thread(target=self._serve, args=(connection,), daemon=True))
+            self._threads[-1].start()
+
+    def _serve(self, plain: socket.socket) -> None:
+        with contextlib.suppress(OSError), plain:  # the sender may hang up at any time
+            plain.settimeout(10)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = plain
+            if self._ssl_context is not None:
+                connection = self._ssl_context.wrap_socket(plain, server_side=True)
+            with self._lock:
+                self._connections.add(connection)
+            try:
+                self._talk(connection)
+            finally:
+                with self._lock:
+                    self._connections.discard(connection)
+                _shut(connection)
+                connection.close()
+
+    def _talk(self, connection: socket.socket) -> None:
+        buffer = bytearray()
+        idle_s = 0.0
+        connection.settimeout(_POLL_S)
+        while not self._stopping.is_set():
+            try:
+                data = connection.recv(65536)
+            except TimeoutError:
+                idle_s += _POLL_S
+                limit_s = self._script.idle_close_s
+                if limit_s is not None and idle_s >= limit_s:
+                    return
+                continue
+            if not data:
+                return
+            idle_s = 0.0
+            buffer += data
+            while (end := buffer.find(_FS_CR)) >= 0:
+                message = bytes(buffer[buffer.find(_VT) + 1 : end])
+                del buffer[: end + 2]
+                if not self._handle(connection, message):
+                    return
+
+    def _handle(self, connection: socket.socket, message: bytes) -> bool:
+        """Take one message and answer it; False: hang up now."""
+        with self._lock:
+            script = self._script
+            is_scripted = self._replies_given < len(script.replies)
+            reply = script.replies[self._replies_given] if is_scripted else script.otherwise
+            self._replies_given += 1
+            parsed = _Parsed.of(message)
+            outcome = self._apply(reply, parsed, script)
+            is_silent = reply.is_missing or reply.hangup is Hangup.BEFORE_ACK
+            received = ReceivedMessage(message, parsed.control_id, parsed.trigger, None if is_silent else outcome.code)
+            self._received.append(received)
+        LOGGER.info("ADT^%s %s: %s", _plain(parsed.trigger), _plain(parsed.control_id), received.answer or "no answer")
+        self._stopping.wait(reply.delay_s)
+        if reply.hangup is Hangup.BEFORE_ACK:
+            return False
+        if reply.is_missing:
+            return True
+        answers = [outcome]
+        if script.is_enhanced and str(outcome.code).startswith("A"):
+            answers.insert(0, replace(outcome, code="CA", error_code=None, error_location=""))
+        for answer in answers:
+            frame = reply.noise + _VT + _build_ack(parsed, answer) + _FS_CR
+            if reply.hangup is Hangup.DURING_ACK:
+                connection.sendall(frame[: len(frame) // 2])
+                return False
+            self._send(connection, frame, reply)
+        return reply.hangup is Hangup.NEVER
+
+    def _send(self, connection: socket.socket, frame: bytes, reply: Reply) -> None:
+        size = -(-len(frame) // reply.pieces)
+        for start in range(0, len(frame), size):
+            if start:
+                self._stopping.wait(reply.piece_delay_s)
+            connection.sendall(frame[start : start + size])
+
+    # -- registry ----------------------------------------------------------------------------------------------------
+
+    def _apply(self, reply: Reply, message: _Parsed, script: AdtScript) -> Reply:
+        """Take the message into the registry, unless the reply says otherwise; what to answer, with an MSA-1."""
+        is_refused = reply.code is not None and reply.code[1] != "A"
+        if reply.is_applied if reply.is_applied is not None else not is_refused:
+            try:
+                self._take(message, script.creates_patients)
+            except _Refusal as refusal:
+                if reply.code is None:
+                    return replace(
+                        refusal.reply,
+                        text=reply.text,
+                        encoding=reply.encoding,
+                        control_id=reply.control_id,
+                        has_message_structure=reply.has_message_structure,
+                    )
+        return replace(reply, code=reply.code or "AA")
+
+    def _take(self, message: _Parsed, creates_patients: bool) -> None:
+        if message.text is None:
+            raise _Refusal("AE", "102", "MSH^1^18")
+        if message.trigger not in ("A08", "A31", "A40", "A47"):
+            raise _Refusal("AR", "201", "MSH^1^9")
+        if message.version not in ("2.3.1", "2.5", "2.5.1"):
+            raise _Refusal("AR", "203", "MSH^1^12")
+        pid = message.segments.get("PID")
+        if pid is None:
+            raise _Refusal("AE", "100")
+        key = _key(_at(pid, 3))
+        if key is None:
+            raise _Refusal("AE", "101", "PID^1^3")
+        if message.trigger in ("A08", "A31"):
+            self._update(key, pid, creates_patients)
+            return
+        old = _key(_at(message.segments.get("MRG", []), 1))
+        if old is None:
+            raise _Refusal("AE", "101", "MRG^1^1")
+        self._merge(old, key, pid, is_change=message.trigger == "A47")
+
+    def _update(self, key: str, pid: list[str], creates_patients: bool) -> None:
+        known = self._patients.get(key)
+        if (known is None and not creates_patients) or (known and known.merged_into is not None):
+            raise _Refusal("AR", "204", "PID^1^3")
+        self._patients[key] = _updated(known or RegisteredPatient(), pid)
+
+    def _merge(self, old: str, new: str, pid: list[str], *, is_change: bool) -> None:
+        target, source = self._patients.get(new), self._patients.get(old)
+        if is_change and target is not None:
+            raise _Refusal("AR", "205", "PID^1^3")
+        # dcm4chee gives one answer to both: a repeated merge, and a survivor that is merged away itself
+        if any(patient is not None and patient.merged_into is not None for patient in (source, target)):
+            raise _Refusal("AR", "204", "MRG^1^1")
+        self._patients[new] = _updated(target or RegisteredPatient(), pid)
+        self._patients[old] = replace(source or RegisteredPatient(), merged_into=new)
+
+
+def _updated(patient: RegisteredPatient, pid: list[str]) -> RegisteredPatient:
+    """The patient with what PID says: an empty field leaves the value, two quotes delete it."""
+
+    def value(number: int, old: str) -> str:
+        text = _at(pid, number)
+        if text == '""':
+            return ""
+        # the repetitions and components apart, each unescaped: a delimiter inside a name is no structure any more
+        return "~".join("^".join(map(_unescape, part.split("^"))) for part in text.split("~")) or old
+
+    return replace(
+        patient,
+        name=value(5, patient.name),
+        birth_date=value(7, patient.birth_date),
+        sex=value(8, patient.sex),
+    )
+
+
+# -- text ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """What the receiver reads of a message; ``text`` is None if the bytes are not in the set MSH-18 names."""
+
+    control_id: str
+    trigger: str
+    version: str
+    text: str | None
+    segments: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, data: bytes) -> _Parsed:
+        msh = data.split(b"\r")[0].decode("latin-1").split("|")
+        codec = _CODECS.get(_at(msh, 17))
+        try:
+            text = data.decode(codec) if codec else None
+        except UnicodeDecodeError:
+            text = None
+        segments = {line.split("|")[0]: line.split("|") for line in (text or "").split("\r") if line}
+        trigger = [*_at(msh, 8).split("^"), ""][1]
+        return cls(_at(msh, 9), trigger, _at(msh, 11), text, segments)
+
+
+def _at(fields: list[str], number: int) -> str:
+    return fields[number] if number < len(fields) else ""
+
+
+def _key(cx: str) -> str | None:
+    """``id^authority`` of a CX; None if one of them is missing."""
+    parts = [*cx.split("~")[0].split("^"), "", "", ""]
+    authority = [*parts[3].split("&"), ""]
+    name = _unescape(authority[0]) or _unescape(authority[1])
+    return f"{_unescape(parts[0])}^{name}" if parts[0] and name else None
+
+
+def _unescape(text: str) -> str:
+    meanings = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\", ".br": "\n"}
+    return re.sub(r"\\(F|S|T|R|E|\.br)\\", lambda match: meanings[match[1]], text)
+
+
+def _build_ack(message: _Parsed, reply: Reply) -> bytes:
+    kind = f"ACK^{message.trigger}^ACK" if reply.has_message_structure else "ACK"
+    version = message.version or "2.5.1"
+    control_id = message.control_id if reply.control_id is None else reply.control_id
+    lines = [
+        f"MSH|^~\\&|SIMULATOR|SITE|ARCHSYNC|SITE|20260101000000+0000||{kind}|R{control_id}|P|{version}",
+        f"MSA|{reply.code}|{control_id}|{reply.text}".rstrip("|"),
+    ]
+    if reply.error_code or reply.error_location:
+        if version.startswith("2.5"):
+            error = f"ERR||{reply.error_location}|{reply.error_code or ''}^^HL70357|{reply.severity}||||{reply.text}"
+        else:
+            place = [*reply.error_location.split("^"), "", "", ""][:3]
+            error = f"ERR|{'^'.join(place)}^{reply.error_code or ''}&&HL70357"
+        lines.append(error.rstrip("|"))
+    return "".join(f"{line}\r" for line in lines).encode(reply.encoding)
+
+
+def _plain(value: str) -> str:
+    """A value of the peer's that is fit for a log: control ids and triggers, nothing else."""
+    return value if re.fullmatch(r"[A-Za-z0-9.-]{1,20}", value) else "?"
+
+
+def _shut(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def run_adt_receiver(
+    port: int,
+    *,
+    host: str = "127.0.0.1",
+    script: AdtScript | None = None,
+    announce: Callable[[str], None],
+) -> None:
+    """Run a receiver until SIGTERM or SIGINT; ``announce`` gets one line when it listens. For the main thread.
+
+    Raises:
+        ConfigurationError: the port can't be listened on.
+    """
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    with SimulatedAdtReceiver(port, host=host, script=script) as receiver:
+        announce(f"ADT receiver listens on {receiver.address[0]} port {receiver.address[1]}")
+        done.wait()
