@@ -9,7 +9,7 @@ import pytest
 from pynetdicom import AE, evt
 
 from archsync.core.transfer import Endpoint
-from archsync.errors import PeerRefused, PeerUnavailable
+from archsync.errors import DestinationMisconfigured, PeerUnavailable
 from archsync.net.dicom.echo import diagnose, echo
 from archsync.simulate.archive import Rudeness
 
@@ -84,8 +84,8 @@ def test_an_archive_without_c_echo_and_c_find_is_there_all_the_same(peer):
     ]
 
 
-def test_a_refused_c_echo_is_an_answer(peer):
-    with pytest.raises(PeerRefused, match="0122") as caught:
+def test_an_archive_that_refuses_c_echo_refuses_us_as_such(peer):
+    with pytest.raises(DestinationMisconfigured, match="0122") as caught:
         echo(peer([VERIFICATION], status=0x0122))
     assert caught.value.code == "echo-refused"
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 import psycopg
 from psycopg.rows import dict_row
 
-from archsync.errors import ConfigurationError, LedgerUnavailable
+from archsync.errors import ArchsyncError, ConfigurationError, LedgerUnavailable
 
 Row = dict[str, Any]
 
@@ -36,6 +36,11 @@ def translated_errors() -> Iterator[None]:
         # The driver's text can hold host names and user names, never data; its first line says enough.
         detail = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
         raise LedgerUnavailable(f"the ledger database does not answer: {detail}") from exc
+    except (psycopg.errors.UniqueViolation, psycopg.errors.ForeignKeyViolation):
+        raise  # says something about the request; the statement's own module knows what
+    except (psycopg.DataError, psycopg.IntegrityError) as exc:
+        # Not chained: the server quotes values, which may be a patient's.
+        raise ArchsyncError(f"the ledger database refused a statement (SQLSTATE {exc.sqlstate})") from None
 
 
 class Ledger:

@@ -334,7 +334,7 @@ class _Attempt:
             if self._taken_away.is_set():
                 raise _TakenAway
             series = sorted({i.series_instance_uid for i in waiting})
-            listed = find_instances(endpoint, study.study_instance_uid, series)
+            listed = self._list(endpoint, study, series)
             seen = [i.instance_key for i in waiting if i.sop_instance_uid in listed]
             holdings.mark_verified(self._ledger, self._job.destination_id, seen)
             waiting = tuple(i for i in waiting if i.sop_instance_uid not in listed)
@@ -344,6 +344,16 @@ class _Attempt:
             f" the first is {waiting[0].sop_instance_uid}",
             code="stored-but-not-listed",
         )
+
+    @staticmethod
+    def _list(endpoint: Endpoint, study: Study, series: Sequence[str]) -> set[str]:
+        try:
+            return find_instances(endpoint, study.study_instance_uid, series)
+        except PeerRefused as exc:
+            if exc.code != "find-not-supported":
+                raise
+            # The destination is set to be verified, and can't be: every job would end the same.
+            raise DestinationMisconfigured(exc.message, code=exc.code, next_step=exc.next_step) from exc
 
     def _record_archived(self, study: Study) -> None:
         holdings.set_archived(self._ledger, self._job.destination_id, study.study_key)
@@ -357,15 +367,15 @@ class _Attempt:
         """
         try:
             talk()
-        except (ConfigurationError, PeerRefused) as exc:
-            # Wrong settings, or a service the archive does not offer: every job would meet the same.
+        except ConfigurationError as exc:
+            # A setting of the destination is wrong: every job would meet the same.
             error = DestinationMisconfigured(exc.message, code=exc.code, next_step=exc.next_step)
             breaker.record_failure(self._ledger, self._destination, error, self._now())
             raise error from exc
         except ArchsyncError as exc:
             if breaker.concerns_connection(exc):
                 breaker.record_failure(self._ledger, self._destination, exc, self._now())
-            elif isinstance(exc, PeerUnavailable | OutcomeUnknown):
+            elif isinstance(exc, PeerUnavailable | OutcomeUnknown | PeerRefused):
                 self._answered()
             raise
         if tells_health:

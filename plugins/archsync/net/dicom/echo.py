@@ -10,7 +10,7 @@ from pynetdicom.dimse_primitives import C_ECHO
 
 from archsync.core.contexts import FALLBACK_SYNTAXES, ProposedContext
 from archsync.core.transfer import Endpoint
-from archsync.errors import ArchsyncError, PeerRefused, PeerUnavailable
+from archsync.errors import ArchsyncError, DestinationMisconfigured, PeerUnavailable
 from archsync.net.dicom.association import VERIFICATION, PeerAssociation, open_association
 from archsync.net.dicom.find import STUDY_ROOT_FIND
 from archsync.net.dicom.transport import connect, start_tls, where
@@ -48,8 +48,7 @@ def echo(endpoint: Endpoint) -> None:
     A peer that accepts the association for storage but no C-ECHO counts as there.
 
     Raises:
-        PeerUnavailable, DestinationMisconfigured, ConfigurationError: as ``store_instances`` does.
-        PeerRefused: ``echo-refused``.
+        PeerUnavailable, DestinationMisconfigured, ConfigurationError: as ``store_instances`` does; ``echo-refused``.
     """
     storage = ProposedContext(COMMON_SOP_CLASSES[0], FALLBACK_SYNTAXES)
     with open_association(endpoint, (_VERIFICATION_CONTEXT, storage)) as peer:
@@ -72,7 +71,8 @@ def _echo(endpoint: Endpoint, peer: PeerAssociation) -> bool:
             code="echo-no-answer",
         )
     if response.Status != 0:
-        raise PeerRefused(f"{where(endpoint)} refused C-ECHO (status {response.Status:04X})", code="echo-refused")
+        message = f"{where(endpoint)} refused C-ECHO (status {response.Status:04X})"
+        raise DestinationMisconfigured(message, code="echo-refused")
     return True
 
 
