@@ -31,6 +31,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from archsync.errors import ConfigurationError
 from archsync.simulate.catalog import Catalog
+from archsync.simulate.iocm import Arrival, IocmRules
 from archsync.simulate.rudeness import RUDENESS_FILE, ChosenStatus, ControlFile, Rudeness
 
 LOGGER = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ class _Progress:
 class SimulatedArchive:
     """A DICOM archive listening on ``host``; ``port`` 0 takes a free one. Use as a context manager or start and stop.
 
-    What is in ``folder`` at the start is held already.
+    What is in ``folder`` at the start is held already. With ``iocm`` it honours rejection notes by these rules, which
+    it then owns; without, it takes a note like any other object.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class SimulatedArchive:
         rudeness: Rudeness | None = None,
         host: str = "127.0.0.1",
         ssl_context: Any = None,
+        iocm: IocmRules | None = None,
     ) -> None:
         self._folder = folder
         self._bind = (host, port)
@@ -95,7 +98,9 @@ class SimulatedArchive:
         self._stored: dict[str, StoredInstance] = {}
         self._requests: list[tuple[str, int | None]] = []
         self._association_count = 0
-        self._catalog = Catalog()
+        self._iocm = iocm
+        self._iocm_lock = threading.Lock()  # a verdict stands until what it was about is kept
+        self._catalog = Catalog() if iocm is None else iocm.shown
         self._server: Any = None
         self._entity: AE | None = None
         self._thread = threading.Thread()
@@ -297,19 +302,28 @@ class SimulatedArchive:
             LOGGER.warning("data set without readable study and series (%s)", type(exc).__name__)
             return _CANNOT_UNDERSTAND
         path = self._folder / _safe(study) / _safe(series) / f"{_safe(str(request.AffectedSOPInstanceUID))}.dcm"
+        encoded = event.encoded_dataset()
+        if self._iocm is None:
+            return self._keep(path, meta, header, encoded)
+        with self._iocm_lock:
+            verdict = self._iocm.judge(Arrival.of(header, meta, encoded))
+            return self._keep(path, meta, header, encoded) if verdict.is_kept else verdict.status
+
+    def _keep(self, path: Path, meta: FileMetaDataset, header: Dataset, encoded: bytes) -> int:
+        """Write the file and index it; 0 or the status that says why not."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{threading.get_ident()}.part")
             with part.open("wb") as stream:
-                stream.write(event.encoded_dataset())
+                stream.write(encoded)
             part.replace(path)
         except OSError as exc:
             LOGGER.warning("can't write an instance (%s)", exc.strerror)
             return _OUT_OF_RESOURCES
-        self._remember(path, meta, header)
+        self._remember(path, meta, header, encoded)
         return 0
 
-    def _remember(self, path: Path, meta: FileMetaDataset, header: Dataset) -> None:
+    def _remember(self, path: Path, meta: FileMetaDataset, header: Dataset, encoded: bytes) -> None:
         uid = str(meta.MediaStorageSOPInstanceUID)
         instance = StoredInstance(
             path=path,
@@ -321,13 +335,17 @@ class SimulatedArchive:
         )
         with self._lock:
             self._stored[uid] = instance
-            self._catalog.add(header)
+            if self._iocm is None:
+                self._catalog.add(header)
+            else:
+                self._iocm.admit(Arrival.of(header, meta, encoded))
 
     def _index_folder(self) -> None:
-        for path in sorted(self._folder.glob("*/*/*.dcm")):
+        """Take in what is there, in the order in which it came: a note counts for what came before it."""
+        for path in sorted(self._folder.glob("*/*/*.dcm"), key=lambda p: (p.stat().st_mtime_ns, p)):
             try:
                 data_set = dcmread(path, stop_before_pixels=True)
-                self._remember(path, data_set.file_meta, data_set)
+                self._remember(path, data_set.file_meta, data_set, b"" if self._iocm is None else path.read_bytes())
             except (InvalidDicomError, OSError, AttributeError, ValueError) as exc:
                 LOGGER.warning("%s is skipped (%s)", path.name, type(exc).__name__)
 

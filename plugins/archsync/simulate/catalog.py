@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pydicom.dataset import Dataset
 
@@ -36,6 +36,14 @@ class Catalog:
                 if keyword in header:
                     entry[keyword] = header[keyword]
             self._entries[level][key] = Dataset(entry)
+
+    def remove(self, sop_instance_uids: Collection[str]) -> None:
+        """Forget instances, and series and studies that have none left; what is not indexed is passed over."""
+        kept = {key: entry for key, entry in self._entries["IMAGE"].items() if key[-1] not in sop_instance_uids}
+        self._entries["IMAGE"] = kept
+        for level, depth in (("STUDY", 1), ("SERIES", 2)):
+            left = {key[:depth] for key in kept}
+            self._entries[level] = {key: entry for key, entry in self._entries[level].items() if key in left}
 
     def find(self, query: Dataset) -> list[Dataset] | None:
         """Matches with the keys asked for, or None when the query has no level of the Study Root model."""
