@@ -176,7 +176,7 @@ def _put_patient(note: Dataset, subject: NoteSubject) -> None:
     _put(note, "PatientName", _text("Patient's Name", subject.patient_name))
     _put(note, "PatientID", _text("Patient ID", subject.patient_id))
     _put(note, "PatientBirthDate", _format_date(subject.birth_date))
-    _put(note, "PatientSex", _text("Patient's Sex", subject.sex))
+    _put(note, "PatientSex", _code_string("Patient's Sex", subject.sex))
     issuer = subject.issuer_of_patient_id
     if issuer is not None and issuer.namespace:
         _put(note, "IssuerOfPatientID", _text("Issuer of Patient ID", issuer.namespace))
@@ -229,7 +229,7 @@ def _universal_id(authority: AssigningAuthority) -> dict[str, str]:
         return {}
     return {
         "UniversalEntityID": _text("Universal Entity ID", authority.universal_id),
-        "UniversalEntityIDType": _text("Universal Entity ID Type", authority.universal_id_type),
+        "UniversalEntityIDType": _code_string("Universal Entity ID Type", authority.universal_id_type),
     }
 
 
@@ -291,6 +291,13 @@ def _text(name: str, value: str | None) -> str:
             code="note-value",
         )
     return value or ""
+
+
+def _code_string(name: str, value: str | None) -> str:
+    """As :func:`_text`, for the elements that hold ASCII whatever the character set (CS)."""
+    if value and not value.isascii():
+        raise InvalidInput(f"rejection note: {name} must be ASCII", code="note-value")
+    return _text(name, value)
 
 
 def _format_date(day: date | None) -> str:
