@@ -190,9 +190,11 @@ class MllpClient:
 
     def _receive(self, connection: socket.socket, deadline_s: float) -> bytes:
         """Bytes as they come, at least one."""
+        remaining_s = deadline_s - time.monotonic()
+        if remaining_s <= 0:
+            raise self._no_answer()
         try:
-            # Zero would mean "do not wait", and that raises another error than the time-out.
-            connection.settimeout(max(deadline_s - time.monotonic(), 0.001))
+            connection.settimeout(remaining_s)
             data = connection.recv(_RECEIVE_BYTES)
         except TimeoutError as exc:
             raise self._no_answer() from exc

@@ -99,6 +99,7 @@ class SimulatedAdtReceiver:
         self._acceptor = threading.Thread()
         self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
+        self._is_listening = threading.Event()
 
     def __enter__(self) -> SimulatedAdtReceiver:
         self.start()
@@ -142,6 +143,12 @@ class SimulatedAdtReceiver:
         with self._lock:
             return self._connection_count
 
+    @property
+    def open_connections(self) -> int:
+        """Connections that are open now."""
+        with self._lock:
+            return len(self._connections)
+
     def register(self, key: str, patient: RegisteredPatient | None = None) -> None:
         """Let the receiver know a patient, as if images had brought them."""
         with self._lock:
@@ -174,18 +181,24 @@ class SimulatedAdtReceiver:
                 f"port: can't listen on {self._bind[0]} port {self._bind[1]} ({exc.strerror})", code="bad-setting"
             ) from exc
         self._listener.settimeout(_POLL_S)
+        self._is_listening.set()
         self._acceptor = threading.Thread(target=self._accept, args=(self._listener,), daemon=True)
         self._acceptor.start()
 
     def stop(self) -> None:
         """Stop listening and end open connections. Idempotent."""
-        if self._listener is None:
-            return
         self._stopping.set()
-        self._acceptor.join()
+        self.stop_listening()
         self.hang_up()
         for thread in self._threads:
             thread.join()
+
+    def stop_listening(self) -> None:
+        """Take no new connections, as an overloaded receiver; those that are open go on. Idempotent."""
+        if self._listener is None:
+            return
+        self._is_listening.clear()
+        self._acceptor.join()
         self._listener.close()
         self._listener = None
 
@@ -202,7 +215,7 @@ class SimulatedAdtReceiver:
     # -- connections -------------------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
-        while not self._stopping.is_set():
+        while self._is_listening.is_set():
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
