@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -191,16 +193,20 @@ def test_a_message_in_an_unknown_version_stops_the_destination(client: MllpClien
 @pytest.mark.parametrize(
     ("reply", "kind", "code"),
     [
-        (Reply(code="AE"), PeerRefused, "hl7-error"),
-        (Reply(code="AE", error_code="101", error_location="PID^1^5"), PeerRefused, "hl7-content"),
-        (Reply(code="AE", error_code="207"), PeerUnavailable, "hl7-busy"),
-        (Reply(code="AR"), PeerUnavailable, "hl7-rejected"),
-        (Reply(code="AR", error_code="206"), PeerUnavailable, "hl7-busy"),
-        (Reply(code="AR", error_code="203", error_location="MSH^1^12"), DestinationMisconfigured, "hl7-not-supported"),
-        (Reply(code="AR", error_location="MSH^1^11"), DestinationMisconfigured, "hl7-header-refused"),
-        (Reply(code="AR", error_code="204", error_location="PID^1^3"), PeerRefused, "adt-unknown-patient"),
-        (Reply(code="CE"), PeerRefused, "hl7-error"),
-        (Reply(code="CR"), PeerUnavailable, "hl7-rejected"),
+        (Reply(ack_code="AE"), PeerRefused, "hl7-error"),
+        (Reply(ack_code="AE", error_code="101", error_location="PID^1^5"), PeerRefused, "hl7-content"),
+        (Reply(ack_code="AE", error_code="207"), PeerUnavailable, "hl7-busy"),
+        (Reply(ack_code="AR"), PeerUnavailable, "hl7-rejected"),
+        (Reply(ack_code="AR", error_code="206"), PeerUnavailable, "hl7-busy"),
+        (
+            Reply(ack_code="AR", error_code="203", error_location="MSH^1^12"),
+            DestinationMisconfigured,
+            "hl7-not-supported",
+        ),
+        (Reply(ack_code="AR", error_location="MSH^1^11"), DestinationMisconfigured, "hl7-header-refused"),
+        (Reply(ack_code="AR", error_code="204", error_location="PID^1^3"), PeerRefused, "adt-unknown-patient"),
+        (Reply(ack_code="CE"), PeerRefused, "hl7-error"),
+        (Reply(ack_code="CR"), PeerUnavailable, "hl7-rejected"),
     ],
 )
 @pytest.mark.parametrize("version", [Hl7Version.V2_3_1, Hl7Version.V2_5_1])
@@ -223,9 +229,9 @@ def test_a_refusal_has_its_consequence_and_keeps_the_connection(
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(code="AA", error_code="0", severity="I"),
-        Reply(code="AA", error_code="207", severity="W"),
-        Reply(code="CA"),
+        Reply(ack_code="AA", error_code="0", severity="I"),
+        Reply(ack_code="AA", error_code="207", severity="W"),
+        Reply(ack_code="CA"),
         Reply(delay_s=0.2),
         Reply(pieces=40),
         Reply(pieces=4, piece_delay_s=0.05),
@@ -258,7 +264,7 @@ def test_a_positive_answer_is_understood_however_it_comes(
         (Reply(hangup=Hangup.DURING_ACK), "hl7-truncated-ack"),
         (Reply(pieces=2, piece_delay_s=LONG_S), "hl7-truncated-ack"),
         (Reply(delay_s=LONG_S), "hl7-no-ack"),
-        (Reply(code="ZZ"), "hl7-invalid-ack"),
+        (Reply(ack_code="ZZ"), "hl7-invalid-ack"),
         (Reply(text="x" * (1 << 20)), "mllp-answer-too-long"),
     ],
 )
@@ -301,7 +307,7 @@ def test_noise_that_never_ends_is_no_answer(raw_peer: Callable[..., tuple[str, i
 def test_a_destination_may_mean_an_answer_differently(
     receiver: SimulatedAdtReceiver, connect: Callable[..., MllpClient]
 ) -> None:
-    receiver.behave(AdtScript(otherwise=Reply(code="AE")))
+    receiver.behave(AdtScript(otherwise=Reply(ack_code="AE")))
     with pytest.raises(PeerUnavailable) as busy:
         connect(ack_overrides=["AE=busy"]).send(a08())
     assert busy.value.reached_peer
@@ -321,7 +327,7 @@ def test_enhanced_mode_counts_the_commit_answer_and_drops_the_applications(
 def test_the_same_message_may_go_again_on_the_same_connection(
     receiver: SimulatedAdtReceiver, client: MllpClient
 ) -> None:
-    receiver.behave(AdtScript(replies=(Reply(code="AR", error_code="206"),)))
+    receiver.behave(AdtScript(replies=(Reply(ack_code="AR", error_code="206"),)))
     with pytest.raises(PeerUnavailable):
         client.send(a08())
     client.send(a08())
@@ -485,7 +491,7 @@ def test_no_patient_data_gets_into_errors_and_logs(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     replies = [
-        Reply(code=code, error_code=error, text="Planted^Jane 4711", error_location="PID^1^3")
+        Reply(ack_code=code, error_code=error, text="Planted^Jane 4711", error_location="PID^1^3")
         for code in ("AE", "AR", "AA")
         for error in ("101", "204", "207", "Planted")
     ]
@@ -632,6 +638,25 @@ def test_the_receiver_refuses_bytes_that_are_not_in_the_named_set(client: MllpCl
     with pytest.raises(PeerRefused) as refused:
         client.send(a08().replace(b"UNICODE UTF-8", b"8859/42"))
     assert refused.value.code == "hl7-content"
+
+
+def test_the_receiver_runs_from_the_command_line_until_it_is_told_to_end() -> None:
+    command = [sys.executable, "-m", "archsync", "simulate", "adt-receiver", "--port", "0", "--create-patients"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            announced = process.stdout.readline()
+            port = int(announced.rsplit(" ", 1)[1])
+            with MllpClient("127.0.0.1", port, ack_timeout_s=LONG_S) as client:
+                client.send(a08())
+            process.terminate()
+            _, log = process.communicate(timeout=LONG_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert "A08" in log
+    for planted in ("Planted", "4711"):
+        assert planted not in log
 
 
 def _wait_until(is_so: Callable[[], bool]) -> None:

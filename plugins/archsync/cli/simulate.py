@@ -15,7 +15,7 @@ from archsync.cli.output import count
 
 @click.group()
 def simulate() -> None:
-    """A platform and an archive to try things with."""
+    """A platform, an archive and an HL7 receiver to try things with."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
@@ -70,3 +70,16 @@ def archive(folder: Path, port: int, ae_title: str, host: str) -> None:
     if problem := check_ae_title(ae_title):
         raise click.BadParameter(f"{problem}.", param_hint="--ae-title")
     run_archive(folder, port, ae_title=ae_title, host=host, announce=click.echo)
+
+
+@simulate.command("adt-receiver")
+@click.option("--port", type=click.IntRange(0, 65535), default=2575, show_default=True, help="0 takes a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address it listens on.")
+@click.option("--create-patients", is_flag=True, help="Create patients nobody knows, instead of error 204.")
+@click.option("--enhanced", is_flag=True, help="Answer CA first, then AA, AE or AR.")
+def adt_receiver(port: int, host: str, create_patients: bool, enhanced: bool) -> None:
+    """Run an HL7 receiver that applies A08, A31, A40 and A47, until Ctrl-C."""
+    from archsync.simulate.adt_receiver import AdtScript, run_adt_receiver
+
+    script = AdtScript(creates_patients=create_patients, is_enhanced=enhanced)
+    run_adt_receiver(port, host=host, script=script, announce=click.echo)

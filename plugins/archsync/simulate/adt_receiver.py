@@ -69,7 +69,7 @@ class _Refusal(Exception):
 
     def __init__(self, code: str, error_code: str, location: str = "") -> None:
         super().__init__(code, error_code, location)
-        self.reply = Reply(code=code, error_code=error_code, error_location=location)
+        self.reply = Reply(ack_code=code, error_code=error_code, error_location=location)
 
 
 class SimulatedAdtReceiver:
@@ -276,7 +276,9 @@ class SimulatedAdtReceiver:
             parsed = _Parsed.of(message)
             outcome = self._apply(reply, parsed, script)
             is_silent = reply.is_missing or reply.hangup is Hangup.BEFORE_ACK
-            received = ReceivedMessage(message, parsed.control_id, parsed.trigger, None if is_silent else outcome.code)
+            received = ReceivedMessage(
+                message, parsed.control_id, parsed.trigger, None if is_silent else outcome.ack_code
+            )
             self._received.append(received)
         LOGGER.info("ADT^%s %s: %s", _plain(parsed.trigger), _plain(parsed.control_id), received.answer or "no answer")
         self._stopping.wait(reply.delay_s)
@@ -285,8 +287,8 @@ class SimulatedAdtReceiver:
         if reply.is_missing:
             return True
         answers = [outcome]
-        if script.is_enhanced and str(outcome.code).startswith("A"):
-            answers.insert(0, replace(outcome, code="CA", error_code=None, error_location=""))
+        if script.is_enhanced and str(outcome.ack_code).startswith("A"):
+            answers.insert(0, replace(outcome, ack_code="CA", error_code=None, error_location=""))
         for answer in answers:
             frame = reply.noise + _VT + _build_ack(parsed, answer) + _FS_CR
             if reply.hangup is Hangup.DURING_ACK:
@@ -306,12 +308,12 @@ class SimulatedAdtReceiver:
 
     def _apply(self, reply: Reply, message: _Parsed, script: AdtScript) -> Reply:
         """Take the message into the registry, unless the reply says otherwise; what to answer, with an MSA-1."""
-        is_refused = reply.code is not None and reply.code[1] != "A"
+        is_refused = reply.ack_code is not None and reply.ack_code[1] != "A"
         if reply.is_applied if reply.is_applied is not None else not is_refused:
             try:
                 self._take(message, script.creates_patients)
             except _Refusal as refusal:
-                if reply.code is None:
+                if reply.ack_code is None:
                     return replace(
                         refusal.reply,
                         text=reply.text,
@@ -319,7 +321,7 @@ class SimulatedAdtReceiver:
                         control_id=reply.control_id,
                         has_message_structure=reply.has_message_structure,
                     )
-        return replace(reply, code=reply.code or "AA")
+        return replace(reply, ack_code=reply.ack_code or "AA")
 
     def _take(self, message: _Parsed, creates_patients: bool) -> None:
         if message.text is None:
@@ -426,7 +428,7 @@ def _build_ack(message: _Parsed, reply: Reply) -> bytes:
     control_id = message.control_id if reply.control_id is None else reply.control_id
     lines = [
         f"MSH|^~\\&|SIMULATOR|SITE|ARCHSYNC|SITE|20260101000000+0000||{kind}|R{control_id}|P|{version}",
-        f"MSA|{reply.code}|{control_id}|{reply.text}".rstrip("|"),
+        f"MSA|{reply.ack_code}|{control_id}|{reply.text}".rstrip("|"),
     ]
     if reply.error_code or reply.error_location:
         if version.startswith("2.5"):

@@ -19,7 +19,7 @@ class Hangup(StrEnum):
 class Reply:
     """How one message is answered. The default: apply it, and answer what came of it."""
 
-    code: str | None = None
+    ack_code: str | None = None
     """Answer this MSA-1 instead (AA, AE, AR, CA, CE, CR)."""
     error_code: str | None = None
     """With this ERR-3."""
@@ -27,7 +27,7 @@ class Reply:
     """With this ERR-2, such as ``PID^1^3``."""
     severity: str = "E"
     is_applied: bool | None = None
-    """Whether the registry takes the message; None: unless ``code`` is negative."""
+    """Whether the registry takes the message; None: unless ``ack_code`` is negative."""
     delay_s: float = 0.0
     pieces: int = 1
     """Send the answer in so many pieces, ``piece_delay_s`` apart."""
