@@ -31,7 +31,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 from archsync.errors import ConfigurationError
 from archsync.simulate.catalog import Catalog
-from archsync.simulate.iocm import Arrival, IocmRules
+from archsync.simulate.iocm import Arrival, IocmRules, arrival_order
 from archsync.simulate.rudeness import RUDENESS_FILE, ChosenStatus, ControlFile, Rudeness
 
 LOGGER = logging.getLogger(__name__)
@@ -341,8 +341,7 @@ class SimulatedArchive:
                 self._iocm.admit(Arrival.of(header, meta, encoded))
 
     def _index_folder(self) -> None:
-        """Take in what is there, in the order in which it came: a note counts for what came before it."""
-        for path in sorted(self._folder.glob("*/*/*.dcm"), key=lambda p: (p.stat().st_mtime_ns, p)):
+        for path in sorted(self._folder.glob("*/*/*.dcm"), key=None if self._iocm is None else arrival_order):
             try:
                 data_set = dcmread(path, stop_before_pixels=True)
                 self._remember(path, data_set.file_meta, data_set, b"" if self._iocm is None else path.read_bytes())

@@ -15,10 +15,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
 
 from archsync.simulate.catalog import Catalog
 
@@ -75,6 +78,15 @@ class Arrival:
             if code.get("CodingSchemeDesignator") == "DCM" and code.get("CodeValue") in TITLES:
                 return str(code.CodeValue)
         return None
+
+
+def arrival_order(path: Path) -> tuple[int, bool, Path]:
+    """Sort key of a stored file: when it came; a note after the images of the same tick of the clock."""
+    try:
+        sop_class_uid = read_file_meta_info(path).get("MediaStorageSOPClassUID")
+    except (InvalidDicomError, OSError):
+        sop_class_uid = None
+    return path.stat().st_mtime_ns, sop_class_uid == _KEY_OBJECT_SELECTION, path
 
 
 class Verdict(NamedTuple):

@@ -1,0 +1,375 @@
+"""Rejection notes sent for real to an archive that honours IOCM: what it hides, and how it answers what is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from pynetdicom import AE
+
+from archsync.core.rejection import NoteIdentity, NoteSubject, RejectedInstance, RejectionTitle
+from archsync.core.transfer import Endpoint, OutgoingInstance, StoreResult
+from archsync.messages.rejection_note import build_rejection_note, encode_note
+from archsync.net.dicom.find import find_instances
+from archsync.net.dicom.store import store_instances
+from archsync.simulate.archive import SimulatedArchive
+from archsync.simulate.iocm import IocmRules
+
+QUALITY, SAFETY = RejectionTitle.QUALITY, RejectionTitle.PATIENT_SAFETY
+WRONG_ENTRY, RETENTION = RejectionTitle.WRONG_WORKLIST_ENTRY, RejectionTitle.RETENTION_EXPIRED
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+KOS = "1.2.840.10008.5.1.4.1.1.88.59"
+
+
+@pytest.fixture
+def rules() -> IocmRules:
+    return IocmRules()
+
+
+@pytest.fixture
+def archive(tmp_path: Path, rules: IocmRules) -> Iterator[SimulatedArchive]:
+    """A polite archive that honours IOCM, empty."""
+    with SimulatedArchive(tmp_path / "archive", iocm=rules) as archive:
+        yield archive
+
+
+def store(endpoint: Endpoint, *instances: OutgoingInstance) -> list[int | None]:
+    return [outcome.status for outcome in store_instances(endpoint, instances)]
+
+
+@pytest.fixture
+def stored(endpoint, copies, outgoing) -> list[OutgoingInstance]:
+    """Six stored instances of one study in two series, five and one."""
+    paths = copies(6)
+    alone = dcmread(paths[-1])
+    alone.SeriesInstanceUID = generate_uid()
+    alone.save_as(paths[-1])
+    instances = [outgoing(path) for path in paths]
+    assert store(endpoint, *instances) == [0x0000] * 6
+    return instances
+
+
+@pytest.fixture
+def note(outgoing, tmp_path: Path) -> Callable[..., OutgoingInstance]:
+    """Writes a note about stored instances; gives it as something to send."""
+    written = 0
+
+    def write(
+        instances: list[OutgoingInstance],
+        title: RejectionTitle = SAFETY,
+        mutate: Callable[[Dataset], None] | None = None,
+    ) -> OutgoingInstance:
+        nonlocal written
+        written += 1
+        header = dcmread(Path(instances[0].location.removeprefix("file://")), stop_before_pixels=True)
+        data_set = build_rejection_note(
+            NoteSubject(
+                study_instance_uid=instances[0].study_instance_uid,
+                patient_id=header.PatientID,
+                patient_name=str(header.PatientName),
+            ),
+            [
+                RejectedInstance(i.study_instance_uid, i.series_instance_uid, i.sop_instance_uid, i.sop_class_uid)
+                for i in instances
+            ],
+            title=title,
+            identity=NoteIdentity(f"change-{written}", "vna1"),
+            issued_at=datetime(2026, 3, 9, 14, 5, 6, tzinfo=UTC),
+            time_zone=UTC,
+        )
+        path = tmp_path / f"note-{written}.dcm"
+        path.write_bytes(encode_note(data_set, held=[i.sop_instance_uid for i in instances]))
+        if mutate is not None:
+            wrong = dcmread(path)
+            mutate(wrong)
+            wrong.save_as(path)
+        return outgoing(path)
+
+    return write
+
+
+def uids(instances: list[OutgoingInstance]) -> set[str]:
+    return {instance.sop_instance_uid for instance in instances}
+
+
+def shown(endpoint: Endpoint, instances: list[OutgoingInstance]) -> set[str]:
+    """What the archive answers of the instances' series."""
+    series = {i.series_instance_uid: None for i in instances}
+    return find_instances(endpoint, instances[0].study_instance_uid, series)
+
+
+def study_answer(endpoint: Endpoint, study_instance_uid: str) -> Dataset | None:
+    """The archive's answer about a study, with its counts, or None when it shows no such study."""
+    query = Dataset()
+    query.QueryRetrieveLevel = "STUDY"
+    query.StudyInstanceUID = study_instance_uid
+    query.NumberOfStudyRelatedInstances = query.NumberOfStudyRelatedSeries = ""
+    entity = AE()
+    entity.add_requested_context(STUDY_ROOT_FIND)
+    association = entity.associate(endpoint.host, endpoint.port, ae_title=endpoint.called_ae_title)
+    try:
+        answers = [answer for _, answer in association.send_c_find(query, STUDY_ROOT_FIND) if answer is not None]
+    finally:
+        association.release()
+    return answers[0] if answers else None
+
+
+# -- hiding ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("title", [QUALITY, SAFETY, WRONG_ENTRY, RETENTION])
+def test_what_a_note_names_is_no_longer_shown_and_the_rest_is(endpoint, rules, stored, note, title) -> None:
+    rejection = note([*stored[:2], stored[5]], title)
+    assert store(endpoint, rejection) == [0x0000]
+    assert shown(endpoint, stored) == uids(stored[2:5])
+    assert rules.rejected == dict.fromkeys(uids([*stored[:2], stored[5]]), title.value)
+    answer = study_answer(endpoint, stored[0].study_instance_uid)
+    # three images, and the note in its own series; a note about retention is not shown
+    notes = title is not RETENTION
+    assert (answer.NumberOfStudyRelatedInstances, answer.NumberOfStudyRelatedSeries) == (3 + notes, 1 + notes)
+    assert shown(endpoint, [rejection]) == (uids([rejection]) if notes else set())
+
+
+def test_a_study_that_is_rejected_whole_under_retention_is_not_shown_at_all(endpoint, stored, note) -> None:
+    assert store(endpoint, note(stored, RETENTION)) == [0x0000]
+    assert study_answer(endpoint, stored[0].study_instance_uid) is None
+
+
+def test_an_archive_may_go_on_showing_what_was_rejected_for_quality(tmp_path, copies, outgoing, note) -> None:
+    rules = IocmRules(shows_quality_rejects=True)
+    with SimulatedArchive(tmp_path / "lenient", iocm=rules) as archive:
+        endpoint = Endpoint(*archive.address, called_ae_title=archive.ae_title)
+        instances = [outgoing(path) for path in copies(2)]
+        assert store(endpoint, *instances, note(instances, QUALITY)) == [0x0000] * 3
+        assert shown(endpoint, instances) == uids(instances)
+        assert rules.rejected == dict.fromkeys(uids(instances), "113001")
+        assert store(endpoint, note(instances, SAFETY)) == [0x0000]
+        assert shown(endpoint, instances) == set()
+
+
+def test_a_title_that_rejects_nothing_hides_nothing(endpoint, rules, stored, note) -> None:
+    def quality_issue(note: Dataset) -> None:
+        note.ConceptNameCodeSequence[0].CodeValue, note.ConceptNameCodeSequence[0].CodeMeaning = (
+            "113010", "Quality Issue",
+        )  # fmt: skip
+
+    assert store(endpoint, note(stored, QUALITY, quality_issue)) == [0x0000]
+    assert shown(endpoint, stored) == uids(stored)
+    assert rules.rejected == {}
+
+
+def test_the_evidence_counts_and_not_the_content(endpoint, stored, note) -> None:
+    def less_content(note: Dataset) -> None:
+        del note.ContentSequence[1:]
+
+    assert store(endpoint, note(stored, SAFETY, less_content)) == [0x0000]
+    assert shown(endpoint, stored) == set()
+
+
+def test_an_archive_without_iocm_takes_the_note_and_hides_nothing(tmp_path, copies, outgoing, note) -> None:
+    with SimulatedArchive(tmp_path / "plain") as archive:
+        endpoint = Endpoint(*archive.address, called_ae_title=archive.ae_title)
+        instances = [outgoing(path) for path in copies(2)]
+        assert store(endpoint, *instances, note(instances)) == [0x0000] * 3
+        assert shown(endpoint, instances) == uids(instances)
+
+
+def test_what_is_hidden_stays_hidden_after_a_restart(tmp_path, endpoint, archive, stored, note) -> None:
+    assert store(endpoint, note(stored[:1], SAFETY), note(stored[1:2], RETENTION)) == [0x0000] * 2
+    assert store(endpoint, stored[1]) == [0x0000]  # retention is over
+    archive.stop()
+    rules = IocmRules()
+    with SimulatedArchive(tmp_path / "archive", iocm=rules) as again:
+        endpoint = Endpoint(*again.address, called_ae_title=again.ae_title)
+        assert rules.rejected == {stored[0].sop_instance_uid: "113037"}
+        assert shown(endpoint, stored) == uids(stored[1:])
+        assert store(endpoint, stored[0], stored[1], stored[2]) == [0xA771, 0x0000, 0x0000]
+
+
+# -- the same instance again -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("title", [SAFETY, WRONG_ENTRY])
+def test_a_rejected_instance_that_comes_again_is_refused(endpoint, stored, note, title) -> None:
+    assert store(endpoint, note(stored[:1], title)) == [0x0000]
+    (outcome,) = store_instances(endpoint, stored[:1])
+    assert (outcome.result, outcome.status, outcome.code) == (
+        StoreResult.REFUSED, 0xA771, "instance-already-rejected",
+    )  # fmt: skip
+    assert shown(endpoint, stored) == uids(stored[1:])
+
+
+def test_after_a_rejection_for_quality_it_is_answered_with_success_and_ignored(endpoint, stored, note) -> None:
+    assert store(endpoint, note(stored[:1], QUALITY), stored[0]) == [0x0000] * 2
+    assert shown(endpoint, stored) == uids(stored[1:])
+
+
+def test_after_retention_it_is_shown_again_and_can_be_rejected_again(endpoint, rules, stored, note) -> None:
+    assert store(endpoint, note(stored[:1], RETENTION)) == [0x0000]
+    assert store(endpoint, stored[0]) == [0x0000]
+    assert shown(endpoint, stored) == uids(stored)
+    assert rules.rejected == {}
+    assert store(endpoint, note(stored[:1], SAFETY), stored[0]) == [0x0000, 0xA771]
+    assert shown(endpoint, stored) == uids(stored[1:])
+
+
+def test_the_same_bytes_again_change_nothing(endpoint, rules, stored, note) -> None:
+    rejection = note(stored[:1])
+    assert store(endpoint, rejection, rejection, stored[3]) == [0x0000] * 3
+    assert rules.rejected == dict.fromkeys(uids(stored[:1]), "113037")
+    assert shown(endpoint, stored) == uids(stored[1:])
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def changed(instance: OutgoingInstance, outgoing, change: Callable[[Dataset], None]) -> OutgoingInstance:
+    """The instance with its file changed in place."""
+    path = Path(instance.location.removeprefix("file://"))
+    data_set = dcmread(path)
+    change(data_set)
+    data_set.save_as(path)
+    return outgoing(path)
+
+
+def assert_refused(endpoint, instance: OutgoingInstance, status: int, code: str) -> None:
+    (outcome,) = store_instances(endpoint, [instance])
+    assert (outcome.result, outcome.status, outcome.code) == (StoreResult.REFUSED, status, code)
+
+
+def test_other_bytes_under_the_uid_of_a_note_are_refused(endpoint, stored, note, outgoing) -> None:
+    rejection = note(stored[:1])
+    assert store(endpoint, rejection) == [0x0000]
+    later = changed(rejection, outgoing, lambda n: setattr(n, "ContentTime", "000000"))
+    assert_refused(endpoint, later, 0xA770, "different-object-same-uid")
+
+
+def test_other_bytes_under_the_uid_of_an_image_are_refused(endpoint, stored, outgoing) -> None:
+    corrected = changed(stored[0], outgoing, lambda image: setattr(image, "ImageComments", "corrected"))
+    assert_refused(endpoint, corrected, 0xA770, "different-object-same-uid")
+
+
+def test_a_note_that_names_what_never_arrived_is_refused_and_hides_nothing(endpoint, rules, stored, note) -> None:
+    never_sent = OutgoingInstance(**{**_fields(stored[0]), "sop_instance_uid": generate_uid()})
+    assert_refused(endpoint, note([stored[0], never_sent]), 0xA772, "note-names-unknown-instance")
+    assert rules.rejected == {}
+    assert shown(endpoint, stored) == uids(stored)
+
+
+def test_a_note_that_names_an_instance_in_another_series_is_refused(endpoint, stored, note) -> None:
+    elsewhere = OutgoingInstance(**{**_fields(stored[0]), "series_instance_uid": stored[5].series_instance_uid})
+    assert_refused(endpoint, note([elsewhere]), 0xA772, "note-names-unknown-instance")
+
+
+def _fields(instance: OutgoingInstance) -> dict[str, object]:
+    return {name: getattr(instance, name) for name in instance.__slots__}
+
+
+def test_a_note_that_names_an_instance_with_another_class_is_refused(endpoint, stored, note) -> None:
+    as_ct = OutgoingInstance(**{**_fields(stored[0]), "sop_class_uid": "1.2.840.10008.5.1.4.1.1.2"})
+    assert_refused(endpoint, note([as_ct]), 0xA773, "class-instance-conflict")
+
+
+def test_an_instance_that_comes_again_with_another_class_is_refused(endpoint, stored, outgoing) -> None:
+    def as_ct(image: Dataset) -> None:
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+
+    assert_refused(endpoint, changed(stored[0], outgoing, as_ct), 0xA773, "class-instance-conflict")
+
+
+ALLOWED = {
+    QUALITY: {QUALITY},
+    SAFETY: {QUALITY, SAFETY},
+    WRONG_ENTRY: {QUALITY, SAFETY, WRONG_ENTRY},
+    RETENTION: {QUALITY, SAFETY, WRONG_ENTRY, RETENTION},
+}
+
+
+@pytest.mark.parametrize("first", ALLOWED)
+def test_a_second_title_stands_or_is_refused_as_the_archive_ranks_them(endpoint, rules, stored, note, first) -> None:
+    for second, image in zip(ALLOWED, stored, strict=False):
+        assert store(endpoint, note([image], first)) == [0x0000]
+        rejection = note([image], second)
+        if first in ALLOWED[second]:
+            assert store(endpoint, rejection) == [0x0000]
+            assert rules.rejected[image.sop_instance_uid] == second.value
+        else:
+            assert_refused(endpoint, rejection, 0xA774, "rejected-under-other-title")
+            assert rules.rejected[image.sop_instance_uid] == first.value
+        assert image.sop_instance_uid not in shown(endpoint, [image])
+
+
+@pytest.mark.parametrize("change", [{"PatientID": "other"}, {"PatientID": "other", "IssuerOfPatientID": "NORTH"}])
+def test_a_note_about_another_patient_is_refused_and_so_is_an_image(
+    endpoint, rules, stored, note, outgoing, change
+) -> None:
+    def of_another(data_set: Dataset) -> None:
+        for keyword, value in change.items():
+            setattr(data_set, keyword, value)
+
+    assert_refused(endpoint, note(stored[:1], SAFETY, of_another), 0xA778, "patient-differs")
+    assert rules.rejected == {}
+
+    def new_of_another(data_set: Dataset) -> None:
+        of_another(data_set)
+        data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+
+    assert_refused(endpoint, changed(stored[1], outgoing, new_of_another), 0xA778, "patient-differs")
+
+
+def test_an_issuer_that_the_archive_did_not_know_is_no_other_patient(endpoint, stored, note) -> None:
+    rejection = note(stored[:1], SAFETY, lambda n: setattr(n, "IssuerOfPatientID", "CITY"))
+    assert store(endpoint, rejection) == [0x0000]
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_an_instance_that_comes_again_in_another_study_or_series_is_refused(
+    endpoint, stored, outgoing, keyword: str
+) -> None:
+    moved = changed(stored[0], outgoing, lambda image: setattr(image, keyword, generate_uid()))
+    assert_refused(endpoint, moved, 0xA77B, "instance-in-other-study")
+    assert study_answer(endpoint, stored[1].study_instance_uid).NumberOfStudyRelatedInstances == 6
+
+
+def test_a_note_without_evidence_is_refused(endpoint, stored, note) -> None:
+    empty = note(stored, SAFETY, lambda n: setattr(n, "CurrentRequestedProcedureEvidenceSequence", []))
+    assert_refused(endpoint, empty, 0xA900, "sop-class-mismatch")
+
+
+# -- split, as an archive sees it ------------------------------------------------------------------------------------
+
+
+def test_a_split_leaves_the_rest_here_and_the_copies_there(endpoint, stored, note, outgoing, tmp_path) -> None:
+    target, replacements = generate_uid(), []
+    for number, moved in enumerate(stored[:2]):
+        copy = dcmread(Path(moved.location.removeprefix("file://")))
+        copy.StudyInstanceUID, copy.SeriesInstanceUID = target, f"{target}.1"
+        copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        copy.save_as(tmp_path / f"replacement-{number}.dcm")
+        replacements.append(outgoing(tmp_path / f"replacement-{number}.dcm"))
+    rejection = note(stored[:2], WRONG_ENTRY)
+    assert store(endpoint, *replacements, rejection) == [0x0000] * 3
+    assert shown(endpoint, stored) == uids(stored[2:])
+    assert shown(endpoint, replacements) == uids(replacements)
+    assert rejection.sop_class_uid == KOS
+    assert study_answer(endpoint, target).NumberOfStudyRelatedInstances == 2
+
+
+def test_after_a_restart_a_note_counts_for_images_of_the_same_tick(
+    tmp_path, endpoint, archive, copies, note, outgoing
+) -> None:
+    (path,) = copies(1)
+    image = changed(outgoing(path), outgoing, lambda i: setattr(i, "SeriesInstanceUID", "3.1"))  # sorts behind notes
+    assert store(endpoint, image, note([image])) == [0x0000] * 2
+    archive.stop()
+    for kept in (tmp_path / "archive").glob("*/*/*.dcm"):
+        os.utime(kept, ns=(0, 0))
+    rules = IocmRules()
+    with SimulatedArchive(tmp_path / "archive", iocm=rules):
+        assert rules.rejected == {image.sop_instance_uid: "113037"}
