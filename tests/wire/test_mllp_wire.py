@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +20,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hl7apy.core import Message
+from hl7apy.mllp import AbstractHandler, MLLPServer
+from hl7apy.parser import parse_message
 
 from archsync.core.adt import AdtSettings, CharacterSet, Hl7Version, MergeTrigger, UpdateTrigger
 from archsync.core.study import Facility, Patient
@@ -435,6 +439,18 @@ def test_a_merge_whose_answer_was_lost_counts_as_applied(receiver: SimulatedAdtR
     assert receiver.patients["OLD^HOSP"].merged_into == "4711^HOSP"
 
 
+def test_a_merge_that_did_not_arrive_is_applied_by_its_repetition(
+    receiver: SimulatedAdtReceiver, client: MllpClient
+) -> None:
+    receiver.register("OLD^HOSP")
+    receiver.behave(AdtScript(replies=(Reply(hangup=Hangup.BEFORE_ACK, is_applied=False),)))
+    with pytest.raises(OutcomeUnknown):
+        client.send(a40())
+    assert receiver.patients["OLD^HOSP"].merged_into is None
+    assert client.send(a40(), was_unanswered=True).errors == ()
+    assert receiver.patients["OLD^HOSP"].merged_into == "4711^HOSP"
+
+
 def test_a_merge_that_was_never_tried_and_is_refused_is_for_an_operator(
     receiver: SimulatedAdtReceiver, client: MllpClient
 ) -> None:
@@ -481,6 +497,35 @@ def test_what_is_no_message_is_not_sent(receiver: SimulatedAdtReceiver, client: 
 def test_a_wrong_override_is_refused_before_anything_is_sent() -> None:
     with pytest.raises(ConfigurationError, match="ack_overrides"):
         MllpClient("127.0.0.1", 1, ack_overrides=["AE=later"])
+
+
+# -- a receiver that is not ours -------------------------------------------------------------------------------------
+
+
+class _Hl7apyHandler(AbstractHandler):
+    """Answers with what hl7apy reads of the message."""
+
+    def reply(self) -> str:
+        parsed = parse_message(self.incoming_message.removesuffix("\r"))
+        answer = Message("ACK", version="2.5.1")
+        answer.msh.msh_9 = "ACK"
+        answer.msa.msa_1 = "AA" if "Planted^Jane" in parsed.to_er7() else "AE"
+        answer.msa.msa_2 = parsed.msh.msh_10.to_er7()
+        return str(answer.to_mllp())
+
+
+def test_hl7apys_server_which_hangs_up_after_each_message_is_served() -> None:
+    handlers = dict.fromkeys(("ADT^A08^ADT_A01", "ADT^A40^ADT_A39"), (_Hl7apyHandler,))
+    with MLLPServer("127.0.0.1", 0, handlers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            with MllpClient(*server.server_address, ack_timeout_s=LONG_S) as client:
+                for message in (a08("one"), a40("two"), a08("three")):
+                    assert client.send(message).code == "AA"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 # -- patient data ----------------------------------------------------------------------------------------------------

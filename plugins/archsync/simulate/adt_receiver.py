@@ -16,9 +16,9 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from archsync.errors import ConfigurationError
+from archsync.simulate.adt_registry import ParsedMessage, PatientRegistry, Refusal, RegisteredPatient
 from archsync.simulate.adt_script import AdtScript, Hangup, Reply
 
 LOGGER = logging.getLogger(__name__)
@@ -35,23 +35,6 @@ __all__ = [
 
 _VT, _FS_CR = b"\x0b", b"\x1c\r"
 _POLL_S = 0.05
-_CODECS = {
-    "": "ascii",
-    "ASCII": "ascii",
-    "ISO IR87": "iso2022_jp",
-    "UNICODE UTF-8": "utf_8",
-    **{f"8859/{part}": f"iso8859_{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)},
-}
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredPatient:
-    """A patient as the receiver shows them. ``name`` is PID-5 as text, unescaped component by component."""
-
-    name: str = field(default="", repr=False)
-    birth_date: str = field(default="", repr=False)
-    sex: str = ""
-    merged_into: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +45,6 @@ class ReceivedMessage:
     control_id: str = ""
     trigger: str = ""
     answer: str | None = None
-
-
-class _Refusal(Exception):
-    """The registry does not take a message: MSA-1, ERR-3, ERR-2."""
-
-    def __init__(self, code: str, error_code: str, location: str = "") -> None:
-        super().__init__(code, error_code, location)
-        self.reply = Reply(ack_code=code, error_code=error_code, error_location=location)
 
 
 class SimulatedAdtReceiver:
@@ -91,7 +66,7 @@ class SimulatedAdtReceiver:
         self._lock = threading.Lock()
         self._script = script or AdtScript()
         self._replies_given = 0
-        self._patients: dict[str, RegisteredPatient] = {}
+        self._registry = PatientRegistry()
         self._received: list[ReceivedMessage] = []
         self._connection_count = 0
         self._listener: socket.socket | None = None
@@ -119,7 +94,7 @@ class SimulatedAdtReceiver:
     def patients(self) -> Mapping[str, RegisteredPatient]:
         """The registry, by ``id^authority``; merged ones stay with ``merged_into``."""
         with self._lock:
-            return MappingProxyType(dict(self._patients))
+            return self._registry.patients
 
     @property
     def received(self) -> list[ReceivedMessage]:
@@ -152,7 +127,7 @@ class SimulatedAdtReceiver:
     def register(self, key: str, patient: RegisteredPatient | None = None) -> None:
         """Let the receiver know a patient, as if images had brought them."""
         with self._lock:
-            self._patients[key] = patient or RegisteredPatient()
+            self._registry.register(key, patient or RegisteredPatient())
 
     def behave(self, script: AdtScript | None = None) -> None:
         """Change the script from now on; without one, be polite."""
@@ -273,7 +248,7 @@ class SimulatedAdtReceiver:
             is_scripted = self._replies_given < len(script.replies)
             reply = script.replies[self._replies_given] if is_scripted else script.otherwise
             self._replies_given += 1
-            parsed = _Parsed.of(message)
+            parsed = ParsedMessage.of(message)
             outcome = self._apply(reply, parsed, script)
             is_silent = reply.is_missing or reply.hangup is Hangup.BEFORE_ACK
             received = ReceivedMessage(
@@ -304,125 +279,25 @@ class SimulatedAdtReceiver:
                 self._stopping.wait(reply.piece_delay_s)
             connection.sendall(frame[start : start + size])
 
-    # -- registry ----------------------------------------------------------------------------------------------------
-
-    def _apply(self, reply: Reply, message: _Parsed, script: AdtScript) -> Reply:
+    def _apply(self, reply: Reply, message: ParsedMessage, script: AdtScript) -> Reply:
         """Take the message into the registry, unless the reply says otherwise; what to answer, with an MSA-1."""
-        is_refused = reply.ack_code is not None and reply.ack_code[1] != "A"
-        if reply.is_applied if reply.is_applied is not None else not is_refused:
-            try:
-                self._take(message, script.creates_patients)
-            except _Refusal as refusal:
-                if reply.ack_code is None:
-                    return replace(
-                        refusal.reply,
-                        text=reply.text,
-                        encoding=reply.encoding,
-                        control_id=reply.control_id,
-                        has_message_structure=reply.has_message_structure,
-                    )
+        is_positive = reply.ack_code is None or reply.ack_code[1] == "A"
+        is_applied = is_positive if reply.is_applied is None else reply.is_applied
+        try:
+            if is_applied:
+                self._registry.take(message, creates_patients=script.creates_patients)
+        except Refusal as refusal:
+            if reply.ack_code is None:
+                return replace(
+                    reply,
+                    ack_code=refusal.ack_code,
+                    error_code=refusal.error_code,
+                    error_location=refusal.location,
+                )
         return replace(reply, ack_code=reply.ack_code or "AA")
 
-    def _take(self, message: _Parsed, creates_patients: bool) -> None:
-        if message.text is None:
-            raise _Refusal("AE", "102", "MSH^1^18")
-        if message.trigger not in ("A08", "A31", "A40", "A47"):
-            raise _Refusal("AR", "201", "MSH^1^9")
-        if message.version not in ("2.3.1", "2.5", "2.5.1"):
-            raise _Refusal("AR", "203", "MSH^1^12")
-        pid = message.segments.get("PID")
-        if pid is None:
-            raise _Refusal("AE", "100")
-        key = _key(_at(pid, 3))
-        if key is None:
-            raise _Refusal("AE", "101", "PID^1^3")
-        if message.trigger in ("A08", "A31"):
-            self._update(key, pid, creates_patients)
-            return
-        old = _key(_at(message.segments.get("MRG", []), 1))
-        if old is None:
-            raise _Refusal("AE", "101", "MRG^1^1")
-        self._merge(old, key, pid, is_change=message.trigger == "A47")
 
-    def _update(self, key: str, pid: list[str], creates_patients: bool) -> None:
-        known = self._patients.get(key)
-        if (known is None and not creates_patients) or (known and known.merged_into is not None):
-            raise _Refusal("AR", "204", "PID^1^3")
-        self._patients[key] = _updated(known or RegisteredPatient(), pid)
-
-    def _merge(self, old: str, new: str, pid: list[str], *, is_change: bool) -> None:
-        target, source = self._patients.get(new), self._patients.get(old)
-        if is_change and target is not None:
-            raise _Refusal("AR", "205", "PID^1^3")
-        # dcm4chee gives one answer to both: a repeated merge, and a survivor that is merged away itself
-        if any(patient is not None and patient.merged_into is not None for patient in (source, target)):
-            raise _Refusal("AR", "204", "MRG^1^1")
-        self._patients[new] = _updated(target or RegisteredPatient(), pid)
-        self._patients[old] = replace(source or RegisteredPatient(), merged_into=new)
-
-
-def _updated(patient: RegisteredPatient, pid: list[str]) -> RegisteredPatient:
-    """The patient with what PID says: an empty field leaves the value, two quotes delete it."""
-
-    def value(number: int, old: str) -> str:
-        text = _at(pid, number)
-        if text == '""':
-            return ""
-        # the repetitions and components apart, each unescaped: a delimiter inside a name is no structure any more
-        return "~".join("^".join(map(_unescape, part.split("^"))) for part in text.split("~")) or old
-
-    return replace(
-        patient,
-        name=value(5, patient.name),
-        birth_date=value(7, patient.birth_date),
-        sex=value(8, patient.sex),
-    )
-
-
-# -- text ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    """What the receiver reads of a message; ``text`` is None if the bytes are not in the set MSH-18 names."""
-
-    control_id: str
-    trigger: str
-    version: str
-    text: str | None
-    segments: dict[str, list[str]]
-
-    @classmethod
-    def of(cls, data: bytes) -> _Parsed:
-        msh = data.split(b"\r")[0].decode("latin-1").split("|")
-        codec = _CODECS.get(_at(msh, 17))
-        try:
-            text = data.decode(codec) if codec else None
-        except UnicodeDecodeError:
-            text = None
-        segments = {line.split("|")[0]: line.split("|") for line in (text or "").split("\r") if line}
-        trigger = [*_at(msh, 8).split("^"), ""][1]
-        return cls(_at(msh, 9), trigger, _at(msh, 11), text, segments)
-
-
-def _at(fields: list[str], number: int) -> str:
-    return fields[number] if number < len(fields) else ""
-
-
-def _key(cx: str) -> str | None:
-    """``id^authority`` of a CX; None if one of them is missing."""
-    parts = [*cx.split("~")[0].split("^"), "", "", ""]
-    authority = [*parts[3].split("&"), ""]
-    name = _unescape(authority[0]) or _unescape(authority[1])
-    return f"{_unescape(parts[0])}^{name}" if parts[0] and name else None
-
-
-def _unescape(text: str) -> str:
-    meanings = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\", ".br": "\n"}
-    return re.sub(r"\\(F|S|T|R|E|\.br)\\", lambda match: meanings[match[1]], text)
-
-
-def _build_ack(message: _Parsed, reply: Reply) -> bytes:
+def _build_ack(message: ParsedMessage, reply: Reply) -> bytes:
     kind = f"ACK^{message.trigger}^ACK" if reply.has_message_structure else "ACK"
     version = message.version or "2.5.1"
     control_id = message.control_id if reply.control_id is None else reply.control_id

@@ -1,0 +1,152 @@
+"""What a simulated ADT receiver reads of messages, and the patients it keeps by them.
+
+It answers as dcm4chee-arc does. A refusal carries MSA-1, ERR-3 (table 0357) and ERR-2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+_CODECS = {
+    "": "ascii",
+    "ASCII": "ascii",
+    "ISO IR87": "iso2022_jp",
+    "UNICODE UTF-8": "utf_8",
+    **{f"8859/{part}": f"iso8859_{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredPatient:
+    """A patient as the receiver shows them. ``name`` is PID-5 as text, unescaped component by component."""
+
+    name: str = field(default="", repr=False)
+    birth_date: str = field(default="", repr=False)
+    sex: str = ""
+    merged_into: str | None = None
+
+
+class Refusal(Exception):
+    """The registry does not take a message: MSA-1, ERR-3, ERR-2."""
+
+    def __init__(self, code: str, error_code: str, location: str = "") -> None:
+        super().__init__(code, error_code, location)
+        self.ack_code = code
+        self.error_code = error_code
+        self.location = location
+
+
+class PatientRegistry:
+    """Patients by ``id^authority``, such as ``12345^HOSP``. Not for several threads at once."""
+
+    def __init__(self) -> None:
+        self._patients: dict[str, RegisteredPatient] = {}
+
+    @property
+    def patients(self) -> Mapping[str, RegisteredPatient]:
+        """A copy; merged ones stay with ``merged_into``."""
+        return MappingProxyType(dict(self._patients))
+
+    def register(self, key: str, patient: RegisteredPatient) -> None:
+        """Know a patient, as if images had brought them."""
+        self._patients[key] = patient
+
+    def take(self, message: ParsedMessage, *, creates_patients: bool) -> None:
+        """Apply a message, or raise the :class:`Refusal` that dcm4chee would give."""
+        if message.text is None:
+            raise Refusal("AE", "102", "MSH^1^18")
+        if message.trigger not in ("A08", "A31", "A40", "A47"):
+            raise Refusal("AR", "201", "MSH^1^9")
+        if message.version not in ("2.3.1", "2.5", "2.5.1"):
+            raise Refusal("AR", "203", "MSH^1^12")
+        pid = message.segments.get("PID")
+        if pid is None:
+            raise Refusal("AE", "100")
+        key = _key(_at(pid, 3))
+        if key is None:
+            raise Refusal("AE", "101", "PID^1^3")
+        if message.trigger in ("A08", "A31"):
+            self._update(key, pid, creates_patients)
+            return
+        old = _key(_at(message.segments.get("MRG", []), 1))
+        if old is None:
+            raise Refusal("AE", "101", "MRG^1^1")
+        self._merge(old, key, pid, is_change=message.trigger == "A47")
+
+    def _update(self, key: str, pid: list[str], creates_patients: bool) -> None:
+        known = self._patients.get(key)
+        if (known is None and not creates_patients) or (known and known.merged_into is not None):
+            raise Refusal("AR", "204", "PID^1^3")
+        self._patients[key] = _updated(known or RegisteredPatient(), pid)
+
+    def _merge(self, old: str, new: str, pid: list[str], *, is_change: bool) -> None:
+        target, source = self._patients.get(new), self._patients.get(old)
+        if is_change and target is not None:
+            raise Refusal("AR", "205", "PID^1^3")
+        # dcm4chee gives one answer to both: a repeated merge, and a survivor that is merged away itself
+        if any(patient is not None and patient.merged_into is not None for patient in (source, target)):
+            raise Refusal("AR", "204", "MRG^1^1")
+        self._patients[new] = _updated(target or RegisteredPatient(), pid)
+        self._patients[old] = replace(source or RegisteredPatient(), merged_into=new)
+
+
+def _updated(patient: RegisteredPatient, pid: list[str]) -> RegisteredPatient:
+    """The patient with what PID says: an empty field leaves the value, two quotes delete it."""
+
+    def value(number: int, old: str) -> str:
+        text = _at(pid, number)
+        if text == '""':
+            return ""
+        # the repetitions and components apart, each unescaped: a delimiter inside a name is no structure any more
+        return "~".join("^".join(map(_unescape, part.split("^"))) for part in text.split("~")) or old
+
+    return replace(
+        patient,
+        name=value(5, patient.name),
+        birth_date=value(7, patient.birth_date),
+        sex=value(8, patient.sex),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedMessage:
+    """What the receiver reads of a message; ``text`` is None if the bytes are not in the set MSH-18 names."""
+
+    control_id: str
+    trigger: str
+    version: str
+    text: str | None
+    segments: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, data: bytes) -> ParsedMessage:
+        """Read what can be read; nothing is an error yet."""
+        msh = data.split(b"\r")[0].decode("latin-1").split("|")
+        codec = _CODECS.get(_at(msh, 17))
+        try:
+            text = data.decode(codec) if codec else None
+        except UnicodeDecodeError:
+            text = None
+        segments = {line.split("|")[0]: line.split("|") for line in (text or "").split("\r") if line}
+        trigger = [*_at(msh, 8).split("^"), ""][1]
+        return cls(_at(msh, 9), trigger, _at(msh, 11), text, segments)
+
+
+def _at(fields: list[str], number: int) -> str:
+    return fields[number] if number < len(fields) else ""
+
+
+def _key(cx: str) -> str | None:
+    """``id^authority`` of a CX; None if one of them is missing."""
+    parts = [*cx.split("~")[0].split("^"), "", "", ""]
+    authority = [*parts[3].split("&"), ""]
+    name = _unescape(authority[0]) or _unescape(authority[1])
+    return f"{_unescape(parts[0])}^{name}" if parts[0] and name else None
+
+
+def _unescape(text: str) -> str:
+    meanings = {"F": "|", "S": "^", "T": "&", "R": "~", "E": "\\", ".br": "\n"}
+    return re.sub(r"\\(F|S|T|R|E|\.br)\\", lambda match: meanings[match[1]], text)
