@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
 from archsync.core.rejection import NoteIdentity, NoteSubject, RejectedInstance, RejectionTitle
@@ -250,6 +250,24 @@ def test_other_bytes_under_the_uid_of_a_note_are_refused(endpoint, stored, note,
     assert_refused(endpoint, later, 0xA770, "different-object-same-uid")
 
 
+def test_a_note_that_comes_again_in_another_transfer_syntax_is_another_object(endpoint, stored, note, outgoing) -> None:
+    rejection = note(stored[:1])
+    assert store(endpoint, rejection) == [0x0000]
+    path = Path(rejection.location.removeprefix("file://"))
+    data_set = dcmread(path)
+    data_set.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dcmwrite(path, data_set, implicit_vr=True, little_endian=True)
+    assert_refused(endpoint, outgoing(path), 0xA770, "different-object-same-uid")
+
+
+def test_an_image_that_comes_again_in_another_transfer_syntax_is_the_same_image(endpoint, stored, outgoing) -> None:
+    path = Path(stored[0].location.removeprefix("file://"))
+    data_set = dcmread(path)
+    data_set.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dcmwrite(path, data_set, implicit_vr=True, little_endian=True)
+    assert store(endpoint, outgoing(path)) == [0x0000]
+
+
 def test_other_bytes_under_the_uid_of_an_image_are_refused(endpoint, stored, outgoing) -> None:
     corrected = changed(stored[0], outgoing, lambda image: setattr(image, "ImageComments", "corrected"))
     assert_refused(endpoint, corrected, 0xA770, "different-object-same-uid")
@@ -321,6 +339,15 @@ def test_a_note_about_another_patient_is_refused_and_so_is_an_image(
         data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = generate_uid()
 
     assert_refused(endpoint, changed(stored[1], outgoing, new_of_another), 0xA778, "patient-differs")
+
+
+def test_the_same_patient_id_of_another_issuer_is_another_patient(endpoint, copies, note, outgoing) -> None:
+    (path,) = copies(1)
+    image = changed(outgoing(path), outgoing, lambda i: setattr(i, "IssuerOfPatientID", "CITY"))
+    assert store(endpoint, image) == [0x0000]
+    of_north = note([image], SAFETY, lambda n: setattr(n, "IssuerOfPatientID", "NORTH"))
+    assert_refused(endpoint, of_north, 0xA778, "patient-differs")
+    assert store(endpoint, note([image], SAFETY, lambda n: setattr(n, "IssuerOfPatientID", "CITY"))) == [0x0000]
 
 
 def test_an_issuer_that_the_archive_did_not_know_is_no_other_patient(endpoint, stored, note) -> None:
