@@ -273,8 +273,9 @@ def _put(data_set: Dataset, keyword: str, value: Any) -> None:
 
 def _element(keyword: str, value: Any) -> DataElement:
     tag, vr = _tag_and_vr(keyword)
-    # The archive's own values and UIDs are named as they are, valid or not.
-    return DataElement(tag, vr, value, validation_mode=IGNORE)
+    # The archive's own values and UIDs are named as they are, valid or not. UIDs and fixed words, by far the most, need
+    # no conversion.
+    return DataElement(tag, vr, value, already_converted=vr in _PADDING, validation_mode=IGNORE)
 
 
 @cache
