@@ -301,7 +301,7 @@ def test_the_time_out_is_for_the_whole_answer_not_for_each_piece(
 def test_noise_that_never_ends_is_no_answer(raw_peer: Callable[..., tuple[str, int]]) -> None:
     def babble(connection: socket.socket) -> None:
         while True:
-            connection.sendall(b"x" * 1000)
+            connection.sendall(b"x" * (1 << 22))  # more than the buffers hold: there is always some to read
 
     with MllpClient(*raw_peer(babble), ack_timeout_s=SHORT_S) as client, pytest.raises(OutcomeUnknown) as unknown:
         client.send(a08())
@@ -458,6 +458,29 @@ def test_a_merge_that_was_never_tried_and_is_refused_is_for_an_operator(
     with pytest.raises(PeerRefused) as refused:
         client.send(a40())
     assert refused.value.code == "adt-merge-unclear"
+
+
+def test_a_connection_closed_while_idle_is_no_unanswered_attempt(
+    receiver: SimulatedAdtReceiver, client: MllpClient
+) -> None:
+    client.send(a08())
+    receiver.register("OLD^HOSP", RegisteredPatient(merged_into="OTHER^HOSP"))
+    receiver.hang_up()
+    _wait_until(lambda: receiver.open_connections == 0)
+    with pytest.raises(PeerRefused) as refused:
+        client.send(a40())
+    assert refused.value.code == "adt-merge-unclear"
+
+
+def test_an_answer_to_a_message_of_another_connection_is_a_wrong_one(
+    receiver: SimulatedAdtReceiver, client: MllpClient
+) -> None:
+    client.send(a08("one"))
+    client.close()
+    receiver.behave(AdtScript(replies=(Reply(control_id=receiver.received[0].control_id),)))
+    with pytest.raises(OutcomeUnknown) as unknown:
+        client.send(a08("two"))
+    assert unknown.value.code == "hl7-wrong-ack"
 
 
 def test_after_closing_the_next_message_opens_another_connection(

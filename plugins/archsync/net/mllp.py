@@ -167,8 +167,6 @@ class MllpClient:
         """Send a frame and wait for the acknowledgement that names ``control_id``."""
         connection = self._socket
         assert connection is not None, "connected by the caller"
-        if control_id in self._answered:  # sent again on purpose, for instance after "busy"
-            self._answered.remove(control_id)
         try:
             connection.settimeout(self._ack_timeout_s)
             connection.sendall(frame)
