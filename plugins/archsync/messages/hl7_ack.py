@@ -89,7 +89,7 @@ def parse_ack(data: bytes) -> Ack:
     if msa is None or code not in ACK_CODES:
         raise OutcomeUnknown("the receiver's answer is not an acknowledgement", code="hl7-invalid-ack")
     errors = [error for segment in segments if segment.name == "ERR" for error in _read_err(segment)]
-    if not any(error.code for error in errors) and (stated := msa.component(6, 1).strip()):
+    if not any(error.code for error in errors) and (stated := _error_code(msa.component(6, 1))):
         errors.append(AckError(code=stated))  # MSA-6, before ERR could say it
     return Ack(code, msa.component(2, 1).strip(), tuple(errors))
 
@@ -99,8 +99,8 @@ def _read_err(segment: Segment) -> list[AckError]:
         return [
             AckError(
                 _location(segment.component(2, 1), segment.component(2, 3)),
-                segment.component(3, 1).strip(),
-                segment.field(4).strip().upper(),
+                _error_code(segment.component(3, 1)),
+                severity if (severity := segment.field(4).strip().upper()) in ("E", "F", *_WARNINGS) else "",
             )
         ]
     # to 2.4: segment, sequence, field and code (a CE as subcomponents) in each repetition of ERR-1
@@ -108,8 +108,13 @@ def _read_err(segment: Segment) -> list[AckError]:
     for repetition in segment.repetitions(1):
         parts = [part.strip() for part in repetition.split(segment.delimiters[1])]
         name, _, number, code = (*parts, "", "", "", "")[:4]
-        errors.append(AckError(_location(name, number), code.split(segment.delimiters[4])[0].strip()))
+        errors.append(AckError(_location(name, number), _error_code(code.split(segment.delimiters[4])[0])))
     return [error for error in errors if error != AckError()]
+
+
+def _error_code(text: str) -> str:
+    """A code of table 0357; empty for anything that is no number, which may be a text about a patient."""
+    return text.strip() if re.fullmatch(r"\s*[0-9]{1,5}\s*", text) else ""
 
 
 def _location(segment: str, number: str) -> str:
@@ -322,7 +327,7 @@ def ack_error(ack: Ack, rule: AckRule, peer: str) -> ArchsyncError | None:
     if rule.result is AckResult.ACCEPTED:
         return None
     answer = [ack.code]
-    if re.fullmatch(r"[0-9]{1,3}", ack.error.code):
+    if ack.error.code:
         answer.append(f"error {ack.error.code}")
     if ack.error.location:
         answer.append(f"at {ack.error.location}")
