@@ -83,7 +83,9 @@ def write_replacement(
             ``text-not-encodable``.
         OSError: the target can't be written.
     """
-    facts = read_facts(source, sop_instance_uid=sop_instance_uid)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        facts = read_facts(source, sop_instance_uid=sop_instance_uid)
     uids = _new_uids(facts, sop_instance_uid, uid_map)
     with _open_body(facts) as body:
         try:
