@@ -74,7 +74,8 @@ def rewrite_references(dataset: Dataset, uid_map: UidMap) -> RewriteReport:
             (_SOP_INSTANCE, own.sop_instance_uid), (_SERIES, own.series_instance_uid), (_STUDY, own.study_instance_uid)
         ):  # fmt: skip
             rewriter.report.changed += _set_uid(dataset, tag, uid)
-    _file_by_study(dataset, homes.get(_REFERENCED_SERIES), old_study=old_study, new_study=_text(dataset, _STUDY))
+    if rewriter.report.changed:
+        _file_by_study(dataset, homes.get(_REFERENCED_SERIES), old_study=old_study, new_study=_text(dataset, _STUDY))
     return rewriter.report
 
 
@@ -311,9 +312,7 @@ def _file_by_study(dataset: Dataset, placed: list[_Placed] | None, *, old_study:
     Moves items between Referenced Series (own study) and Studies Containing Other Referenced Instances.
     """
     if placed is None:
-        if old_study == new_study or _REFERENCED_SERIES not in dataset:
-            return
-        placed = [(item, None) for item in dataset[_REFERENCED_SERIES].value]
+        placed = [(item, None) for item in dataset[_REFERENCED_SERIES].value] if _REFERENCED_SERIES in dataset else []
     own: list[Dataset] = []
     others: list[_Placed] = []
     for item, home in placed:
