@@ -1,4 +1,4 @@
-"""References inside a data set: found and rewritten at every depth, filed under the study and series they now lie in."""
+"""References inside a data set: found and rewritten at every depth, filed under their present study and series."""
 
 from __future__ import annotations
 
