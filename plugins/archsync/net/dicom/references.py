@@ -92,7 +92,7 @@ def find_references(dataset: Dataset) -> set[str]:
 
 
 def _collect(dataset: Dataset, found: set[str], *, is_instance: bool) -> None:
-    for raw in list(dataset.elements()):
+    for raw in list(dataset.values()):
         if raw.tag == _ORIGINAL_ATTRIBUTES:
             continue
         if raw.tag in _INSTANCE_REFERENCES:
@@ -116,7 +116,7 @@ class _Rewriter:
     def rewrite_children(self, dataset: Dataset, path: str) -> dict[int, list[_Placed]]:
         """Rewrite the sequences of a data set; gives their items, each with its home, by the sequence's tag."""
         placed: dict[int, list[_Placed]] = {}
-        for raw in list(dataset.elements()):
+        for raw in list(dataset.values()):
             tag = int(raw.tag)
             if tag == _ORIGINAL_ATTRIBUTES or not self._may_concern(raw):
                 continue
@@ -137,7 +137,7 @@ class _Rewriter:
 
     def rewrite_values(self, dataset: Dataset, path: str, *, skip: Iterable[int] = ()) -> None:
         """Replace old UIDs in the values of a data set, sequences apart."""
-        for raw in list(dataset.elements()):
+        for raw in list(dataset.values()):
             tag = int(raw.tag)
             if tag in _FRAMES or tag in skip or tag == _ORIGINAL_ATTRIBUTES or not self._may_concern(raw):
                 continue
@@ -252,13 +252,13 @@ class _Rewriter:
                 if home is not None or _is_reference(child):
                     homes.setdefault(key(home), home)
         # Children of sequences that hold no old UID were not looked at; they stay.
-        for raw in item.elements():
+        for raw in item.values():
             if raw.tag not in placed and _is_sequence(item, raw) and any(map(_is_reference, item[raw.tag].value)):
                 homes.setdefault(stays, None)
         parts: list[_Placed] = []
         for number, (wanted, home) in enumerate(homes.items()):
             part = item if number == len(homes) - 1 else copy.deepcopy(item)
-            for raw in list(item.elements()):
+            for raw in list(item.values()):
                 if not _is_sequence(item, raw):
                     continue
                 children = placed.get(int(raw.tag)) or [(child, None) for child in item[raw.tag].value]
@@ -287,7 +287,7 @@ def _join(items: list[_Placed]) -> list[_Placed]:
                 where[key] = item
             joined.append((item, home))
             continue
-        for raw in item.elements():
+        for raw in item.values():
             if not _is_sequence(item, raw):
                 continue
             mine = list(first[raw.tag].value) if raw.tag in first else []

@@ -168,10 +168,10 @@ def _read_header(body: BinaryIO, facts: FileFacts) -> Dataset:
     if head and (len(head) < 4 or _tag(*struct.unpack(order, head)) not in _BULK):
         raise _not_dicom(facts, "it can't be decoded up to its pixels")
     body.seek(position)
-    for raw in header.elements():
+    for raw in header.values():
         if isinstance(raw, RawDataElement) and raw.length != 0xFFFFFFFF and len(raw.value or b"") != raw.length:
             raise InvalidInput("its file is cut short", code="file-truncated")
-    for tag in [element.tag for element in header.elements() if element.tag.group < 8]:
+    for tag in [element.tag for element in header.values() if element.tag.group < 8]:
         del header[tag]  # zeros behind the last element, or meta information astray
     # The walk over the whole file must have met the UIDs where they belong, before the pixels.
     found = (header.get("SOPClassUID"), header.get("SOPInstanceUID"), header.get("StudyInstanceUID") or "")
@@ -208,7 +208,7 @@ def _encode_header(header: Dataset) -> bytes:
     buffer.is_implicit_VR, buffer.is_little_endian = is_implicit, is_little = header.original_encoding
     order = "<" if is_little else ">"
     character_sets = header.get("SpecificCharacterSet")
-    for element in sorted(header.elements(), key=lambda element: element.tag):
+    for element in sorted(header.values(), key=lambda element: element.tag):
         if element.tag.element == 0:
             continue
         raw = _encode_raw(element, order, is_implicit=is_implicit) if isinstance(element, RawDataElement) else None
