@@ -175,9 +175,12 @@ def most_urgent_due(ledger: Ledger) -> dict[int, DueJobs]:
     }
 
 
-def more_urgent(ledger: Ledger, job_id: int) -> int | None:
+def more_urgent(ledger: Ledger, job: Job) -> int | None:
     """A more urgent job that a job about to start has to let pass."""
-    row = ledger.fetch_one(SQL["more_urgent"], {"job_id": job_id, "fresh_s": FRESH_S})
+    row = ledger.fetch_one(
+        SQL["more_urgent"],
+        {"destination_id": job.destination_id, "priority": int(job.priority), "fresh_s": FRESH_S},
+    )
     return row["job_id"] if row else None
 
 

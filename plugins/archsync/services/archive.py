@@ -145,7 +145,7 @@ def _begin(ledger: Ledger, job_id: int, run: Run, now: datetime) -> Ended | tupl
             return _put_back(ledger, job, WaitReason.DISABLED, f"destination {destination.name} is disabled")
         if destination.next_opening(now) > now:
             return _put_back(ledger, job, WaitReason.SEND_WINDOW, f"outside the send window {destination.send_window}")
-        if urgent := jobs.more_urgent(ledger, job_id):
+        if urgent := jobs.more_urgent(ledger, job):
             return _put_back(ledger, job, WaitReason.QUEUE, f"job {urgent} is more urgent")
         probe = breaker.take_probe(ledger, destination, now)
         if probe is False:

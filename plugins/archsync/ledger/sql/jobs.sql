@@ -85,7 +85,7 @@ cross join lateral (
 -- name: work_is_waiting
 -- Tell whether the dispatcher would find something to do: studies to plan, due jobs where slots are free, lost runs.
 select exists (select from study_queue)
-    or exists (
+    or (select min(not_before) from job where status = 'waiting') <= now() and exists (
         select from destination d join destination_health h using (destination_id)
         cross join lateral (
             select j.priority from job j
@@ -101,13 +101,18 @@ select exists (select from study_queue)
                and dispatched_at < now() - make_interval(secs => %(lost_after_s)s)) as waiting;
 
 -- name: more_urgent
--- A more urgent job of the same destination that is due and free to go, or was handed to Airflow just now: the given one
+-- A more urgent job of a destination that is due and free to go, or was handed to Airflow just now: a less urgent one
 -- lets it pass.
-select u.job_id from job j join job u on u.destination_id = j.destination_id and u.priority < j.priority
-where j.job_id = %(job_id)s
-  and (u.status = 'ready' and u.dispatched_at > now() - make_interval(secs => %(fresh_s)s)
-       or u.status = 'waiting' and u.not_before <= now() and blocked_by(u) is null)
-limit 1;
+(select u.job_id from job u
+ where u.destination_id = %(destination_id)s and u.priority < %(priority)s and u.status = 'ready'
+   and u.dispatched_at > now() - make_interval(secs => %(fresh_s)s)
+ limit 1)
+union all
+(select u.job_id from job u
+ where u.destination_id = %(destination_id)s and u.priority < %(priority)s and u.status = 'waiting'
+   and u.not_before <= now() and blocked_by(u) is null
+ order by u.priority, u.job_id
+ limit 1);
 
 -- name: next_wake
 -- When the next job, probe or closed destination falls due, if nothing happens before.
