@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 import warnings
@@ -242,6 +243,32 @@ def test_values_of_another_study_that_the_platform_does_not_know_are_emptied() -
     assert "StudyDescription" not in result
 
 
+def test_a_study_that_goes_to_another_patient_under_its_uid_loses_what_the_platform_does_not_know_of_it() -> None:
+    source = TEST_FILES / "CT_small.dcm"
+    uids = replace(NEW, study_instance_uid=old_uids(source).study_instance_uid)
+    result = read(replacement_of(source, new=uids, study=replace(STUDY, study_id=None)))
+    assert result["StudyID"].is_empty
+
+
+@pytest.mark.parametrize(("accession_number", "is_kept"), [("ACC-1", True), ("ACC-2", False)])
+def test_the_request_goes_when_the_order_is_another(tmp_path: Path, accession_number: str, is_kept: bool) -> None:
+    dataset = read(TEST_FILES / "CT_small.dcm")
+    order = Dataset()
+    order.RequestedProcedureID = "RP-0"
+    dataset.AccessionNumber, dataset.RequestAttributesSequence = "ACC-1", [order]
+    source = tmp_path / "ordered.dcm"
+    dataset.save_as(source)
+    result = read(
+        replacement_of(
+            source,
+            new=replace(NEW, study_instance_uid=str(dataset.StudyInstanceUID)),
+            patient=replace(PATIENT, patient_id=dataset.PatientID),
+            study=replace(STUDY, accession_number=accession_number),
+        )
+    )
+    assert ("RequestAttributesSequence" in result) is is_kept
+
+
 def test_request_attributes_are_set_when_the_order_is_known() -> None:
     request = RequestAttributes("RP-1", "SPS-1", "Chest", "PA")
     item = read(replacement_of(TEST_FILES / "CT_small.dcm", request=request)).RequestAttributesSequence[0]
@@ -421,6 +448,42 @@ def test_a_failed_write_leaves_the_target_as_it_was(tmp_path: Path) -> None:
     write(TEST_FILES / "CT_small.dcm", target)
     assert read(target).PatientID == "PID-9"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.dcm", "source.dcm"]
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write(TEST_FILES / "CT_small.dcm", tmp_path / "out.dcm")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_changes_while_it_is_copied_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "source.dcm"
+    source.write_bytes((TEST_FILES / "CT_small.dcm").read_bytes())
+
+    class Meddler(BytesIO):
+        def write(self, data: bytes) -> int:
+            with source.open("ab") as stream:
+                stream.write(b"x")
+            return super().write(data)
+
+    with pytest.raises(InvalidInput, match=old_uids(source).sop_instance_uid) as refusal:
+        write(source, Meddler())
+    assert refusal.value.code == "file-changed"
+
+
+def test_a_file_that_breaks_off_inside_its_header_for_pydicom_is_refused(tmp_path: Path) -> None:
+    content = (TEST_FILES / "CT_small.dcm").read_bytes()
+    source = tmp_path / "stray.dcm"
+    place = content.index(b"\x28\x00\x02\x00US")
+    source.write_bytes(content[:place] + b"\xfe\xff\x0d\xe0\0\0\0\0" + content[place:])
+    with pytest.raises(InvalidInput, match=old_uids(source).sop_instance_uid) as refusal:
+        write(source, BytesIO())
+    assert refusal.value.code == "file-not-dicom"
 
 
 def test_a_moment_without_time_zone_is_refused() -> None:

@@ -46,7 +46,7 @@ def _can_say(names: list[str], text: str) -> bool:
     if any(name not in python_encoding for name in names):
         return False
     # pydicom takes the default repertoire for Latin-1, which has more than ASCII
-    if names[0] in _DEFAULT_REPERTOIRE and (len(names) == 1 or any("\x80" <= letter <= "\xff" for letter in text)):
+    if names[0] in _DEFAULT_REPERTOIRE and any("\x80" <= letter <= "\xff" for letter in text):
         return False
     encodings = convert_encodings(names)
     return decode_bytes(encode_string(text, encodings), encodings, {0x5C}) == text

@@ -276,19 +276,20 @@ def _write(stream: BinaryIO, body: BinaryIO, facts: FileFacts, uids: InstanceUid
 
 
 def _copy(stream: BinaryIO, body: BinaryIO, facts: FileFacts) -> int:
-    """Copy the rest of the source; gives the number of bytes."""
-    start = body.tell()
+    """Copy the rest of the source, as long as it was when it was looked at; gives the number of bytes."""
+    count = left = facts.size_bytes - body.tell()
     chunk = memoryview(bytearray(_CHUNK_BYTES))
-    while True:
+    while left > 0:
         try:
-            count = body.readinto(chunk)  # type: ignore[attr-defined]
+            got = body.readinto(chunk[:left])  # type: ignore[attr-defined]
         except OSError as exc:
             raise _unreadable(facts, exc) from None
-        if not count:
+        if not got:
             break
-        stream.write(chunk[:count])
-    if body.tell() != facts.size_bytes or not facts.is_unchanged:
+        stream.write(chunk[:got])
+        left -= got
+    if left or not facts.is_unchanged:
         raise InvalidInput(
             f"instance {facts.sop_instance_uid}: its file changed while it was being read", code="file-changed"
         )
-    return body.tell() - start
+    return count
