@@ -27,7 +27,7 @@ from archsync.operators._engine import DestinationRetryPolicy
 from archsync.operators._outcome import JobWillRetry, raise_for
 from archsync.operators.archive_study import ArchiveStudyOperator
 from archsync.sensors.study_status import StudyStatusSensor
-from archsync.services.archive import Ended
+from archsync.services.attempt import Ended
 from archsync.simulate.archive import SimulatedArchive
 from archsync.simulate.platform import SimulatedPlatform
 

@@ -24,7 +24,8 @@ from archsync.ledger.database import Ledger
 from archsync.ledger.jobs import JobFilter
 from archsync.platformdb.reader import Platform
 from archsync.services import dispatch, planner
-from archsync.services.archive import Ended, Run, run_store_job
+from archsync.services.archive import run_store_job
+from archsync.services.attempt import Ended, Run
 from archsync.simulate.archive import SimulatedArchive
 from archsync.simulate.platform import SimulatedPlatform
 from archsync.simulate.volumes import DemoPatient, VolumeStudy, make_uid, write_volume

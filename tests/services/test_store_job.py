@@ -21,7 +21,8 @@ from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
 from archsync.services import archive as archive_service
 from archsync.services import job_control, planner
-from archsync.services.archive import Run, run_store_job
+from archsync.services.archive import run_store_job
+from archsync.services.attempt import Run
 from archsync.simulate.archive import ChosenStatus, Rudeness
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from archsync.core.job import JobStatus
-from archsync.services.archive import Ended
+from archsync.services.attempt import Ended
 
 
 class JobWillRetry(AirflowException):

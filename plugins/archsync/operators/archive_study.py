@@ -17,7 +17,8 @@ from archsync.ledger import jobs
 from archsync.ledger.database import Ledger
 from archsync.operators._outcome import raise_for
 from archsync.platformdb.reader import Platform
-from archsync.services.archive import Ended, Run, run_store_job
+from archsync.services.archive import run_store_job
+from archsync.services.attempt import Ended, Run
 from archsync.services.request import request_study
 
 

@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from archsync.core.destination import Destination, Verification
-from archsync.core.job import Job, JobStatus, JobType, WaitReason
+from archsync.core.job import Job, JobStatus, WaitReason
 from archsync.core.planning import FAR_FUTURE, Held, gate, missing_instances, unverified_instances
 from archsync.core.retry import After, decide
 from archsync.core.study import Instance, Study
@@ -26,19 +26,19 @@ from archsync.errors import (
     ArchsyncError,
     ConfigurationError,
     DestinationMisconfigured,
-    InvalidInput,
     LedgerUnavailable,
     OutcomeUnknown,
     PeerRefused,
     PeerUnavailable,
 )
-from archsync.ledger import destinations, holdings, jobs, plan_queue
+from archsync.ledger import destinations, holdings, jobs
 from archsync.ledger.database import Ledger
 from archsync.net.dicom.echo import echo
 from archsync.net.dicom.find import find_instances
 from archsync.net.dicom.store import store_instances
 from archsync.platformdb.reader import Platform
 from archsync.services import breaker
+from archsync.services.attempt import Ended, Run, begin, look_again
 from archsync.services.planner import held_at
 
 #: Acknowledged instances are committed at this many, or after this long: what a killed attempt may send again.
@@ -50,27 +50,6 @@ HEARTBEAT_S = 15.0
 VERIFY_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 #: Attempts after which a failure of unclear kind (0110, unknown codes) counts as permanent.
 LIMITED_TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What Airflow runs: which DAG run, which try."""
-
-    dag_id: str
-    run_id: str
-    try_number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an attempt ended. ``WAITING``: the job is back in the queue; ``retry_delay_s`` is set for ``RETRYING``."""
-
-    job_id: int
-    status: JobStatus
-    message: str
-    code: str = ""
-    retry_delay_s: float | None = None
-    did_run: bool = True
 
 
 class _TakenAway(Exception):
@@ -98,7 +77,7 @@ def run_store_job(
     """
     now = clock or (lambda: datetime.now(UTC))
     try:
-        begun = _begin(ledger, job_id, run, now())
+        begun = begin(ledger, job_id, run, now())
     except ArchsyncError:
         raise
     except Exception as exc:  # any fault of ours must show on the job, or it would be started again and again
@@ -125,66 +104,6 @@ def run_store_job(
 def _internal_error(exc: Exception) -> ArchsyncError:
     """A fault of ours, without its text, which may hold data."""
     return ArchsyncError(f"internal error ({type(exc).__name__}); the run's log has the details")
-
-
-def _begin(ledger: Ledger, job_id: int, run: Run, now: datetime) -> Ended | tuple[Job, Destination, int, bool]:
-    """Take the job for this attempt, or say why not. One transaction, under the job's lock."""
-    with ledger.transaction():
-        job = jobs.get(ledger, job_id, lock=True)
-        _check_is_store_job(job)
-        if job.status.is_done:
-            return Ended(job_id, job.status, f"job {job_id} is {job.status.value} already", did_run=False)
-        if _is_anothers(job, run, now):
-            return Ended(job_id, job.status, f"job {job_id} is being worked on by run {job.run_id}", did_run=False)
-        destination = destinations.get_by_id(ledger, job.destination_id)
-        if job.status in _RETRIED_BY_AIRFLOW and jobs.count_killed(ledger, job_id) >= destination.max_attempts:
-            return _give_up_killed(ledger, job)
-        if blocked_by := jobs.blocker(ledger, job_id):
-            return _put_back(ledger, job, WaitReason.LANE, f"job {blocked_by} has to finish first")
-        if not destination.enabled:
-            return _put_back(ledger, job, WaitReason.DISABLED, f"destination {destination.name} is disabled")
-        if destination.next_opening(now) > now:
-            return _put_back(ledger, job, WaitReason.SEND_WINDOW, f"outside the send window {destination.send_window}")
-        if urgent := jobs.more_urgent(ledger, job):
-            return _put_back(ledger, job, WaitReason.QUEUE, f"job {urgent} is more urgent")
-        probe = breaker.take_probe(ledger, destination, now)
-        if probe is False:
-            return _put_back(ledger, job, WaitReason.DESTINATION_DOWN, f"destination {destination.name} is down")
-        attempt_id = jobs.begin_attempt(ledger, job_id, dag_id=run.dag_id, run_id=run.run_id, try_number=run.try_number)
-    if job.status is JobStatus.FAILED:  # cleared in Airflow: it starts afresh
-        job = replace(job, attempts=0, first_attempt_at=None)
-    return job, destination, attempt_id, probe is True
-
-
-def _is_anothers(job: Job, run: Run, now: datetime) -> bool:
-    """Tell whether another run works on the job and is alive. A later try of the same run means Airflow gave it up."""
-    if job.status is not JobStatus.RUNNING or job.lease_until is None or job.lease_until <= now:
-        return False
-    same_run = (job.dag_id, job.run_id) == (run.dag_id, run.run_id)
-    return not same_run
-
-
-_RETRIED_BY_AIRFLOW = frozenset({JobStatus.RUNNING, JobStatus.RETRYING})
-
-
-def _give_up_killed(ledger: Ledger, job: Job) -> Ended:
-    """Fail a job whose process is killed every time: an image that crashes it must not do so for ever."""
-    message = "Its process was killed in every attempt (out of memory, or an image that crashes it)."
-    jobs.close_lost_attempts(ledger, job.job_id)
-    jobs.move(ledger, job.job_id, JobStatus.FAILED, reason_code="task-killed", reason=message)
-    _look_again(ledger, job)
-    return Ended(job.job_id, JobStatus.FAILED, message, code="task-killed")
-
-
-def _look_again(ledger: Ledger, job: Job) -> None:
-    """Have the job's study planned again: what changed since the job looked was covered by it, and is no longer."""
-    if job.study_key is not None:
-        plan_queue.queue(ledger, [job.study_key])
-
-
-def _put_back(ledger: Ledger, job: Job, why: WaitReason, message: str) -> Ended:
-    jobs.move(ledger, job.job_id, JobStatus.WAITING, wait_reason=why, reason_code=job.reason_code, reason=job.reason)
-    return Ended(job.job_id, JobStatus.WAITING, message, code=why.value, did_run=False)
 
 
 class _Attempt:
@@ -466,7 +385,7 @@ class _Attempt:
         with self._ledger.transaction():
             if status in (JobStatus.FAILED, JobStatus.CANCELLED) or not_before is FAR_FUTURE:
                 # Before the job's row is locked: the planner takes its locks in this order too.
-                _look_again(self._ledger, self._job)
+                look_again(self._ledger, self._job)
             jobs.finish_attempt(
                 self._ledger,
                 self._attempt_id,
@@ -507,11 +426,3 @@ def _outgoing(instance: Instance, study: Study) -> OutgoingInstance:
         study_instance_uid=study.study_instance_uid,
         series_instance_uid=instance.series_instance_uid,
     )
-
-
-def _check_is_store_job(job: Job) -> None:
-    """Refuse to run a job of another kind as a store job."""
-    if job.job_type not in (JobType.ARCHIVE, JobType.DICOM):
-        raise InvalidInput(
-            f"job {job.job_id} is of type {job.job_type.value}, not archive or dicom", code="wrong-job-type"
-        )
