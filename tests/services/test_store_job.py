@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from archsync.core.job import JobStatus, JobType, WaitReason
 from archsync.core.planning import FAR_FUTURE
 from archsync.core.transfer import OutgoingInstance, StoreOutcome, StoreResult
-from archsync.errors import InvalidInput, LedgerUnavailable
+from archsync.errors import ArchsyncError, InvalidInput, LedgerUnavailable
 from archsync.ledger import destinations, holdings, jobs, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
@@ -651,9 +652,11 @@ def test_a_fault_of_ours_shows_on_the_job_without_its_text(site, monkeypatch):
         raise KeyError("Plantedname^Secret")
 
     monkeypatch.setattr(archive_service, "store_instances", broken)
-    with pytest.raises(KeyError):
+    with pytest.raises(ArchsyncError, match=r"KeyError in test_store_job\.py|KeyError in archive\.py") as caught:
         site.run(job_id)
 
+    # What Airflow writes to the run's log.
+    assert "Plantedname" not in "".join(traceback.format_exception(caught.value))
     job = site.job(job_id)
     assert (job.status, job.reason_code) == (JobStatus.FAILED, "internal-error")
     assert "KeyError" in (job.reason or "")

@@ -11,10 +11,12 @@ from __future__ import annotations
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from archsync.core.destination import Destination, Verification
 from archsync.core.job import Job, JobStatus, WaitReason
@@ -80,9 +82,10 @@ def run_store_job(
         begun = begin(ledger, job_id, run, now())
     except ArchsyncError:
         raise
-    except Exception as exc:  # any fault of ours must show on the job, or it would be started again and again
-        jobs.move(ledger, job_id, JobStatus.FAILED, reason_code=ArchsyncError.code, reason=_internal_error(exc).message)
-        raise
+    except Exception as exc:  # noqa: BLE001 - any fault must show on the job, or it would be started again and again
+        fault = _internal_error(exc)
+        jobs.move(ledger, job_id, JobStatus.FAILED, reason_code=fault.code, reason=fault.message)
+        raise fault from None
     if isinstance(begun, Ended):
         return begun
     job, destination, attempt_id, is_probe = begun
@@ -96,14 +99,17 @@ def run_store_job(
         raise
     except ArchsyncError as exc:
         return attempt.conclude_error(exc)
-    except Exception as exc:  # any fault of ours must show on the job; its text may hold data, its type does not
-        attempt.conclude_error(_internal_error(exc))
-        raise
+    except Exception as exc:  # noqa: BLE001 - any fault of ours must show on the job
+        fault = _internal_error(exc)
+        attempt.conclude_error(fault)
+        raise fault from None
 
 
 def _internal_error(exc: Exception) -> ArchsyncError:
-    """A fault of ours, without its text, which may hold data."""
-    return ArchsyncError(f"internal error ({type(exc).__name__}); the run's log has the details")
+    """A fault of ours by its kind and place: its text may quote a patient, and would end up in the run's log."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    place = next((f for f in reversed(frames) if "archsync" in Path(f.filename).parts), frames[-1])
+    return ArchsyncError(f"internal error ({type(exc).__name__} in {Path(place.filename).name}, line {place.lineno})")
 
 
 class _Attempt:
