@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import highdicom
 import pytest
 from pydicom import dcmread
 
@@ -130,7 +131,6 @@ def test_a_validator_that_finds_an_error_is_heard(program, note_file, validator:
 
 @pytest.mark.parametrize("subject", SUBJECTS.values(), ids=SUBJECTS)
 def test_highdicom_reads_the_same_title_and_references(note_file, instances, subject: NoteSubject) -> None:
-    highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed")
     named = tuple(i for i in instances if i.sop_class_uid != ECG)  # its reader knows no WAVEFORM items
     path = note_file(subject, RejectionTitle.QUALITY, named)
     document = highdicom.ko.KeyObjectSelectionDocument.from_dataset(dcmread(path))
