@@ -26,7 +26,7 @@ from hl7apy.parser import parse_message
 
 from archsync.core.adt import AdtSettings, CharacterSet, Hl7Version, MergeTrigger, UpdateTrigger
 from archsync.core.study import Facility, Patient
-from archsync.core.transfer import TlsSettings
+from archsync.core.tls import TlsSettings
 from archsync.errors import (
     ArchsyncError,
     ConfigurationError,

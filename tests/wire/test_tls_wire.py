@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from archsync.core.transfer import Endpoint, StoreResult, TlsSettings
+from archsync.core.tls import TlsSettings
+from archsync.core.transfer import Endpoint, StoreResult
 from archsync.errors import ConfigurationError, DestinationMisconfigured, PeerUnavailable
 from archsync.net.dicom.echo import diagnose, echo
 from archsync.net.dicom.store import store_instances

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from archsync.core.settings import between, setting
+from archsync.core.settings import between, check_filled, setting, setting_fields
+from archsync.core.tls import TlsSettings
 from archsync.errors import ConfigurationError
 
 
@@ -61,11 +62,13 @@ class ProcessingId(StrEnum):
 class AdtSettings:
     """How one receiver wants its ADT messages."""
 
-    receiving_application: str = setting("Name of the receiver's application (MSH-5).", example="VNA")
+    receiving_application: str = setting(
+        "Name of the receiver's application (MSH-5).", example="VNA", check=check_filled
+    )
     receiving_facility: str | None = setting(
         "Name of the receiver's facility (MSH-6) where the patient's facility has none on the platform.", default=None
     )
-    sending_application: str = setting("Our name as an application (MSH-3).", default="ARCHSYNC")
+    sending_application: str = setting("Our name as an application (MSH-3).", default="ARCHSYNC", check=check_filled)
     sending_facility: str | None = setting(
         "Our name as a facility (MSH-4); without one, the id of the patient's facility.", default=None
     )
@@ -76,8 +79,12 @@ class AdtSettings:
     update_trigger: UpdateTrigger = setting("Message for changed demographics.", default=UpdateTrigger.A08)
     merge_trigger: MergeTrigger = setting("Message for a changed identifier.", default=MergeTrigger.A40)
     processing_id: ProcessingId = setting("Processing id (MSH-11).", default=ProcessingId.PRODUCTION)
-    patient_class: str = setting("Patient class (PV1-2); old receivers may want O or U.", default="N")
-    identifier_type: str = setting("Type of the patient identifiers (CX-5), MR or PI mostly.", default="MR")
+    patient_class: str = setting(
+        "Patient class (PV1-2); old receivers may want O or U.", default="N", check=check_filled
+    )
+    identifier_type: str = setting(
+        "Type of the patient identifiers (CX-5), MR or PI mostly.", default="MR", check=check_filled
+    )
     wants_commit_ack: bool = setting(
         "Ask for enhanced mode: a commit acknowledgement (CA) instead of an application's (AA).", default=False
     )
@@ -89,6 +96,20 @@ class AdtSettings:
     )
 
     def __post_init__(self) -> None:
-        for name in ("receiving_application", "sending_application", "patient_class", "identifier_type"):
-            if not getattr(self, name).strip():
-                raise ConfigurationError(f"{name}: must not be empty", code="bad-setting")
+        for name, field in setting_fields(AdtSettings).items():
+            check, value = field.metadata["check"], getattr(self, name)
+            if check and (problem := check(value)):
+                raise ConfigurationError(f"{name}: {problem}", code="bad-setting")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdtEndpoint:
+    """Where one receiver takes ADT messages, and how it wants them; ``concurrency`` counts connections at a time."""
+
+    host: str
+    port: int
+    settings: AdtSettings
+    tls: TlsSettings | None = None
+    connect_timeout_s: float = 10.0
+    idle_close_s: float = 60.0
+    concurrency: int = 2

@@ -12,8 +12,21 @@ from datetime import datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
-from archsync.core.settings import between, setting
+from archsync.core.adt import (
+    AdtEndpoint,
+    AdtSettings,
+    CharacterSet,
+    Hl7Version,
+    MergeTrigger,
+    ProcessingId,
+    UpdateTrigger,
+)
+from archsync.core.destination_iocm import IocmSettings, NoteOrder, WithoutIocm, check_titles
+from archsync.core.profiles import PROFILES, ArchiveProfile
+from archsync.core.rejection import MAX_REFERENCES, RejectionTitle, TitleModifier, parse_titles
+from archsync.core.settings import between, check_filled, same_as, setting, setting_fields
 from archsync.core.study import ExamStatus, Facility
+from archsync.core.tls import TlsSettings
 from archsync.errors import ConfigurationError
 
 # A name becomes part of DAG ids, pool names and asset names.
@@ -64,11 +77,7 @@ class Destination:
 
     name: str = setting("Short name; part of DAG ids, pool and listings.", example="vna1", check=check_name)
     called_ae_title: str = setting("The archive's AE title.", example="VNA1", check=check_ae_title)
-    host: str = setting(
-        "Host name or address of the archive.",
-        example="vna1.hospital.example",
-        check=lambda v: None if v else "must not be empty",
-    )
+    host: str = setting("Host name or address of the archive.", example="vna1.hospital.example", check=check_filled)
     port: int = setting("TCP port of the archive.", example="11112", check=between(1, 65535))
     calling_ae_title: str = setting("The AE title we present.", default="ARCHSYNC", check=check_ae_title)
     gateway: str | None = setting(
@@ -137,15 +146,123 @@ class Destination:
     tls_certificate_file: str | None = setting("PEM file of our certificate.", default=None)
     tls_private_key_file: str | None = setting("PEM file of our private key.", default=None)
     tls_check_hostname: bool = setting("Require the archive's certificate to name its host.", default=True)
+    # Rejection notes
+    profile: ArchiveProfile = setting("What kind of archive it is.", default=ArchiveProfile.GENERIC)
+    supports_iocm: bool | None = setting(
+        "Whether it hides what a rejection note names; empty: as the profile says.", default=None
+    )
+    without_iocm: WithoutIocm = setting(
+        "Withdrawals where it doesn't: suppress the job, or fail it for an operator.", default=WithoutIocm.SUPPRESS
+    )
+    rejection_titles: tuple[str, ...] = setting(
+        "Titles of notes that differ from the usual ones, as reason=code or reason=none.",
+        default=(),
+        example="retention_expired=113039,unspecified=none",
+        check=check_titles,
+    )
+    quality_modifier: TitleModifier | None = setting(
+        "Why quality was bad (CID 7011), said in notes of title 113001.", default=None, example="111210"
+    )
+    note_order: NoteOrder = setting("When a note goes before the corrected copies.", default=NoteOrder.SAFETY_FIRST)
+    max_note_references: int = setting(
+        "Most instances that one note names.", default=MAX_REFERENCES, check=between(1, 50_000)
+    )
+    # ADT messages
+    adt_host: str | None = setting(
+        "Host name or address that takes ADT messages; empty: none are sent.",
+        default=None,
+        example="vna1.hospital.example",
+    )
+    adt_port: int = setting("TCP port of the ADT receiver (MLLP).", default=2575, check=between(1, 65535))
+    adt_concurrency: int = setting("ADT jobs that run at the same time.", default=2, check=between(1, 128))
+    adt_connect_timeout_s: float = setting(
+        "Longest wait for the TCP and TLS connection.", default=10.0, unit="s", check=between(0.1, 300)
+    )
+    adt_idle_close_s: float = setting(
+        "Idle time after which a connection is not used again.", default=60.0, unit="s", check=between(0.1, 86_400)
+    )
+    adt_tls: bool = setting("Use TLS for ADT messages.", default=False)
+    adt_tls_ca_file: str | None = setting(
+        "PEM file of the authorities trusted for the receiver's certificate.", default=None
+    )
+    adt_tls_certificate_file: str | None = setting("PEM file of our certificate.", default=None)
+    adt_tls_private_key_file: str | None = setting("PEM file of our private key.", default=None)
+    adt_tls_check_hostname: bool = setting("Require the receiver's certificate to name its host.", default=True)
+    # How the receiver wants its messages: one field, prefixed, for each of AdtSettings.
+    adt_receiving_application: str | None = same_as(AdtSettings, "receiving_application", default=None)
+    adt_receiving_facility: str | None = same_as(AdtSettings, "receiving_facility")
+    adt_sending_application: str = same_as(AdtSettings, "sending_application")
+    adt_sending_facility: str | None = same_as(AdtSettings, "sending_facility")
+    adt_version: Hl7Version = same_as(AdtSettings, "version")
+    adt_character_set: CharacterSet = same_as(AdtSettings, "character_set")
+    adt_update_trigger: UpdateTrigger = same_as(AdtSettings, "update_trigger")
+    adt_merge_trigger: MergeTrigger = same_as(AdtSettings, "merge_trigger")
+    adt_processing_id: ProcessingId = same_as(AdtSettings, "processing_id")
+    adt_patient_class: str = same_as(AdtSettings, "patient_class")
+    adt_identifier_type: str = same_as(AdtSettings, "identifier_type")
+    adt_wants_commit_ack: bool = same_as(AdtSettings, "wants_commit_ack")
+    adt_ack_timeout_s: float = same_as(AdtSettings, "ack_timeout_s")
+    adt_ack_overrides: tuple[str, ...] = same_as(AdtSettings, "ack_overrides")
     destination_id: int | None = None
 
     def __post_init__(self) -> None:
+        problems = []
         if self.settle_max_s < self.settle_s:
-            raise ConfigurationError("settle_max_s: must not be shorter than settle_s", code="bad-setting")
+            problems.append("settle_max_s: must not be shorter than settle_s")
         if bool(self.tls_certificate_file) != bool(self.tls_private_key_file):
-            raise ConfigurationError(
-                "tls_certificate_file and tls_private_key_file: give both or neither", code="bad-setting"
-            )
+            problems.append("tls_certificate_file and tls_private_key_file: give both or neither")
+        if bool(self.adt_tls_certificate_file) != bool(self.adt_tls_private_key_file):
+            problems.append("adt_tls_certificate_file and adt_tls_private_key_file: give both or neither")
+        if self.quality_modifier and RejectionTitle.QUALITY not in parse_titles(self.rejection_titles).values():
+            problems.append("quality_modifier: rejection_titles has no reason with title 113001, which it goes with")
+        if self.adt_host and not self.adt_receiving_application:
+            problems.append("adt_receiving_application: needed where adt_host is given")
+        if problems:
+            raise ConfigurationError("; ".join(problems), code="bad-setting")
+
+    @property
+    def dicom_tls(self) -> TlsSettings | None:
+        """TLS with the archive; None without."""
+        if not self.tls:
+            return None
+        return TlsSettings(
+            self.tls_ca_file, self.tls_certificate_file, self.tls_private_key_file, self.tls_check_hostname
+        )
+
+    @property
+    def iocm(self) -> IocmSettings:
+        """How the archive takes rejection notes: what is set here, else what its profile says."""
+        known = PROFILES[self.profile]
+        return IocmSettings(
+            profile=self.profile,
+            supports_iocm=known.supports_iocm if self.supports_iocm is None else self.supports_iocm,
+            without_iocm=self.without_iocm,
+            titles=parse_titles(self.rejection_titles),
+            note_order=self.note_order,
+            max_note_references=self.max_note_references,
+            quality_modifier=self.quality_modifier,
+        )
+
+    @property
+    def adt(self) -> AdtEndpoint | None:
+        """Where and how ADT messages are sent; None: they are not."""
+        if not self.adt_host:
+            return None
+        tls = TlsSettings(
+            self.adt_tls_ca_file,
+            self.adt_tls_certificate_file,
+            self.adt_tls_private_key_file,
+            self.adt_tls_check_hostname,
+        )
+        return AdtEndpoint(
+            host=self.adt_host,
+            port=self.adt_port,
+            settings=AdtSettings(**{name: getattr(self, f"adt_{name}") for name in setting_fields(AdtSettings)}),
+            tls=tls if self.adt_tls else None,
+            connect_timeout_s=self.adt_connect_timeout_s,
+            idle_close_s=self.adt_idle_close_s,
+            concurrency=self.adt_concurrency,
+        )
 
     def covers(self, facility: Facility) -> bool:
         """Tell whether a facility is in scope: named, in a named group, or nothing is named."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import cache
 from typing import Any, get_type_hints
 
 from archsync.errors import ConfigurationError
@@ -24,6 +25,17 @@ def setting(
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def same_as(cls: type, name: str, **changes: Any) -> Any:
+    """Declare a field like the setting ``name`` of another class, with its default and all that is said about it."""
+    field = setting_fields(cls)[name]
+    return setting(**{"default": field.default, **field.metadata, **changes})
+
+
+def check_filled(text: str) -> str | None:
+    """Check that a text says something."""
+    return None if text.strip() else "must not be empty"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,15 +90,28 @@ def parse_value(cls: type, name: str, value: Any) -> Any:
         close = _closest(name, fields)
         hint = f"; did you mean {close!r}?" if close else ""
         raise ConfigurationError(f"unknown setting {name!r}{hint}", code="unknown-setting")
-    wanted = get_type_hints(cls)[name]
-    try:
-        typed = _convert(wanted, value)
-    except (TypeError, ValueError) as exc:
-        raise ConfigurationError(f"{name}: {exc}", code="bad-setting") from exc
+    typed = type_value(cls, name, value)
     problem = (check := fields[name].metadata["check"]) and typed is not None and check(typed)
     if problem:
         raise ConfigurationError(f"{name}: {problem} (got {value!r})", code="bad-setting")
     return typed
+
+
+def type_value(cls: type, name: str, value: Any) -> Any:
+    """Turn one value into the type of field ``name`` of ``cls``, unchecked: for values that were checked once.
+
+    Raises:
+        ConfigurationError: it has not that type.
+    """
+    try:
+        return _convert(_types(cls)[name], value)
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(f"{name}: {exc}", code="bad-setting") from exc
+
+
+@cache
+def _types(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def parse_settings(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

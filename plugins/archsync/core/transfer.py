@@ -6,16 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from archsync.core.destination import Destination
-
-
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
-    """PEM files for TLS; ``ca_file`` None means the system's authorities."""
-
-    ca_file: str | None = None
-    certificate_file: str | None = None
-    private_key_file: str | None = None
-    check_hostname: bool = True
+from archsync.core.fitting import Fitting
+from archsync.core.tls import TlsSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +27,6 @@ class Endpoint:
     @classmethod
     def of(cls, destination: Destination) -> Endpoint:
         """The endpoint that a destination's settings describe."""
-        tls = None
-        if destination.tls:
-            tls = TlsSettings(
-                ca_file=destination.tls_ca_file,
-                certificate_file=destination.tls_certificate_file,
-                private_key_file=destination.tls_private_key_file,
-                check_hostname=destination.tls_check_hostname,
-            )
         return cls(
             host=destination.host,
             port=destination.port,
@@ -52,13 +36,19 @@ class Endpoint:
             acse_timeout_s=destination.acse_timeout_s,
             dimse_timeout_s=destination.dimse_timeout_s,
             network_timeout_s=destination.network_timeout_s,
-            tls=tls,
+            tls=destination.dicom_tls,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingInstance:
-    """One instance to send: what the platform says it is, and where its bytes are (a URI)."""
+    """One instance to send: what the archive is to have, and where the bytes are (``location``, a URI).
+
+    ``sop_instance_uid`` and the UIDs of study and series are those it goes out with; None for study or series: whatever
+    the file says. ``source_sop_instance_uid`` stands in the file, None: the same. A file that differs from what it goes
+    out with, in patient or UIDs, is sent as a copy corrected by ``fitting``, and refused without one. The SOP Instance
+    UID in the file is never open to correction: it proves that the file is the one that is meant.
+    """
 
     instance_key: str
     sop_class_uid: str
@@ -68,6 +58,19 @@ class OutgoingInstance:
     size_bytes: int = field(default=0)
     study_instance_uid: str | None = None
     series_instance_uid: str | None = None
+    source_sop_instance_uid: str | None = None
+    fitting: Fitting | None = field(repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.fitting is None and self.uid_in_file != self.sop_instance_uid:
+            raise ValueError(f"instance {self.uid_in_file} can't become {self.sop_instance_uid} without a fitting")
+        if self.fitting is not None and (self.study_instance_uid is None or self.series_instance_uid is None):
+            raise ValueError(f"instance {self.sop_instance_uid} is to be fitted, but to no study or series")
+
+    @property
+    def uid_in_file(self) -> str:
+        """The SOP Instance UID that the file has to hold."""
+        return self.source_sop_instance_uid or self.sop_instance_uid
 
 
 class StoreResult(StrEnum):

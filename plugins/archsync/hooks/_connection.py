@@ -9,7 +9,7 @@ from airflow.exceptions import AirflowNotFoundException
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowRuntimeError
 
-from archsync.core.transfer import TlsSettings
+from archsync.core.tls import TlsSettings
 from archsync.errors import ConfigurationError
 
 

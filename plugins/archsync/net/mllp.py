@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from archsync.core.transfer import TlsSettings
+from archsync.core.tls import TlsSettings
 from archsync.errors import ArchsyncError, DestinationMisconfigured, InvalidInput, OutcomeUnknown, PeerUnavailable
 from archsync.messages.hl7_ack import Ack, ack_error, explain_ack, parse_ack, parse_ack_overrides, read_header
 from archsync.messages.mllp import FrameDecoder, encode_frame

@@ -10,7 +10,8 @@ import socket
 import ssl
 from pathlib import Path
 
-from archsync.core.transfer import Endpoint, TlsSettings
+from archsync.core.tls import TlsSettings
+from archsync.core.transfer import Endpoint
 from archsync.errors import ArchsyncError, ConfigurationError, DestinationMisconfigured, PeerUnavailable
 
 _ALERT_WAIT_S = 1.0
