@@ -24,15 +24,15 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.uid import UID
 
+from archsync.core.fitting import Modification
 from archsync.core.study import Facility, Patient, Study
 from archsync.core.uid_map import InstanceUids, UidMap
 from archsync.net.dicom.replacement import write_replacement
-from archsync.net.dicom.replacement_attributes import Modification
 
 NEW = InstanceUids("2.25.1001", "2.25.1002", "2.25.1003")
 PATIENT = Patient("p", "PID-9", "HOSP", "Moved^Maria", date(1961, 2, 3), "F")
 STUDY = Study("s", NEW.study_instance_uid, PATIENT, Facility("f", "North", "NORTH"), "Completed", accession_number="A9")
-MODIFICATION = Modification(reason="CORRECT", modified_at=datetime(2025, 1, 1, tzinfo=UTC), modifying_system="archsync")
+MODIFICATION = Modification(modified_at=datetime(2025, 1, 1, tzinfo=UTC), modifying_system="archsync")
 
 # name: matrix, frames, copies of the file a round writes
 CASES = {"CT 512x512": (512, 1, 100), "MG 3000x4000": (3464, 1, 10), "multi-frame 200 MB": (1024, 100, 1)}
@@ -50,8 +50,8 @@ def make_file(path: Path, matrix: int, frames: int) -> None:
 
 def with_archsync(source: Path, target: Path, old: InstanceUids) -> None:
     write_replacement(
-        source, target, sop_instance_uid=old.sop_instance_uid, uid_map=UidMap.of([(old, NEW)]), study=STUDY,
-        patient=PATIENT, modification=MODIFICATION,
+        source, target, sop_instance_uid=old.sop_instance_uid, uids=NEW, uid_map=UidMap.of([(old, NEW)]),
+        study=STUDY, patient=PATIENT, modification=MODIFICATION,
     )  # fmt: skip
 
 

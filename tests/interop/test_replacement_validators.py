@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
+from archsync.core.fitting import Modification, RequestAttributes
 from archsync.core.study import Facility, Patient, Study
 from archsync.core.uid_map import InstanceUids, Placement, UidMap
 from archsync.net.dicom.replacement import write_replacement
-from archsync.net.dicom.replacement_attributes import Modification, RequestAttributes
 
 SAMPLES = (
     *("CT_small.dcm", "MR_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm", "image_dfl.dcm"),
@@ -46,12 +46,10 @@ def replacement(sample: Callable[[str], Path], tmp_path: Path) -> Callable[[str]
             study_date=date(2024, 5, 6), study_time=time(7, 8, 9), description="Right study",
             referring_physician="Refer^Rita",
         )  # fmt: skip
-        modification = Modification(
-            reason="CORRECT", modified_at=datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC), modifying_system="archsync"
-        )
+        modification = Modification(modified_at=datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC), modifying_system="archsync")
         write_replacement(
-            source, target, sop_instance_uid=old.sop_instance_uid, uid_map=UidMap.of([(old, new)]), study=study,
-            patient=PATIENT, modification=modification, request=RequestAttributes("RP-1", "SPS-1"),
+            source, target, sop_instance_uid=old.sop_instance_uid, uids=new, uid_map=UidMap.of([(old, new)]),
+            study=study, patient=PATIENT, modification=modification, request=RequestAttributes("RP-1", "SPS-1"),
         )  # fmt: skip
         return source, target
 

@@ -20,13 +20,13 @@ from archsync.core.rejection import (
     RejectionTitle,
     TitleModifier,
     check_instances,
-    derive_uid,
     parse_titles,
     rescope_note,
     scope_note,
     split_instances,
 )
 from archsync.core.study import Facility, Patient, RemovalReason, Study
+from archsync.core.uids import derive_uid
 from archsync.errors import ConfigurationError, InvalidInput
 
 CT = "1.2.840.10008.5.1.4.1.1.2"

@@ -168,9 +168,7 @@ def test_instances_may_change_places_between_two_studies() -> None:
         ([(OLD, NEW), (OLD, uids_for(7, series="1.2.8"))], "on the old side twice"),
         ([(OLD, NEW), (uids_for(2), NEW)], "on the new side twice"),
         ([(OLD, uids_for(2)), (uids_for(2), uids_for(3))], "would get the UID of another"),
-        ([(OLD, InstanceUids("1.2.2", "1.2.2.1", OLD.sop_instance_uid))], "keeps its SOP Instance UID"),
-        ([(OLD, NEW), (uids_for(2), InstanceUids("1.2.5", NEW.series_instance_uid, "1.2.5.5"))], "lies in two studies"),
-        ([(OLD, NEW), (InstanceUids("1.2.5", OLD.series_instance_uid, "1.2.5.5"),) * 2], "lies in two studies"),
+        ([(OLD, NEW), (uids_for(2), InstanceUids("1.2.5", NEW.series_instance_uid, "1.2.5.5"))], "would lie in two"),
         ([(InstanceUids("1.2.1", "1.2.1.1", "1.2.840.10008.5.1.4.1.1.2"), NEW)], "belongs to the standard"),
     ],
 )
@@ -178,6 +176,23 @@ def test_a_map_that_contradicts_itself_is_refused(pairs: list[tuple[InstanceUids
     with pytest.raises(InvalidInput, match=problem) as refusal:
         UidMap.of(pairs)
     assert refusal.value.code == "uid-map-inconsistent"
+
+
+def test_an_instance_that_moved_before_it_was_sent_keeps_its_uid_and_still_concerns_what_names_it() -> None:
+    stays = uids_for(2)
+    moved = InstanceUids("1.2.9", "1.2.9.1", OLD.sop_instance_uid)
+    uid_map = UidMap.of([(OLD, moved), (stays, stays)])
+    assert uid_map.find_instance(OLD.sop_instance_uid) == moved
+    assert uid_map.replaced == frozenset()
+    assert OLD.sop_instance_uid not in uid_map
+    assert uid_map.concerns(OLD.sop_instance_uid)
+    assert not uid_map.concerns(stays.sop_instance_uid)
+
+
+def test_files_may_disagree_on_the_study_that_their_series_lies_in() -> None:
+    elsewhere = InstanceUids("1.2.5", OLD.series_instance_uid, "1.2.5.5")
+    uid_map = UidMap.of([(OLD, NEW), (elsewhere, InstanceUids("1.2.2", "1.2.2.1", "1.2.2.1.5"))])
+    assert uid_map.find_series(OLD.series_instance_uid) == NEW.series_instance_uid
 
 
 def test_maps_that_contradict_each_other_do_not_merge() -> None:

@@ -19,11 +19,11 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from archsync.core.fitting import Modification, RequestAttributes
 from archsync.core.study import Facility, Patient, Study
 from archsync.core.uid_map import InstanceUids, UidMap
 from archsync.errors import InvalidInput
 from archsync.net.dicom.replacement import WrittenReplacement, write_replacement
-from archsync.net.dicom.replacement_attributes import Modification, RequestAttributes
 
 NEW = InstanceUids("2.25.1001", "2.25.1002", "2.25.1003")
 PATIENT = Patient("p-9", "PID-9", "HOSP", "Moved^Maria^^Dr.", date(1961, 2, 3), "F")
@@ -33,9 +33,7 @@ STUDY = Study(
     accession_number="ACC-9", study_date=date(2024, 5, 6), study_time=time(7, 8, 9), description="Right study",
     referring_physician="Refer^Rita", study_id="SID9",
 )  # fmt: skip
-CORRECTED = Modification(
-    reason="CORRECT", modified_at=datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=UTC), modifying_system="archsync at North"
-)
+CHANGED = Modification(modified_at=datetime(2025, 1, 2, 3, 4, 5, 6, tzinfo=UTC), modifying_system="archsync at North")
 TEST_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
 TRUNCATED = {"MR_truncated.dcm", "rtplan_truncated.dcm"}
 ORIGINAL_ATTRIBUTES = 0x04000561
@@ -61,9 +59,10 @@ def write(
     old = old_uids(source)
     arguments: dict = {
         "sop_instance_uid": old.sop_instance_uid,
+        "uids": new,
         "uid_map": UidMap.of([(old, new)]),
         "study": STUDY,
-        "modification": CORRECTED,
+        "modification": CHANGED,
     }
     return write_replacement(source, target, patient=patient, **arguments | changes)
 
@@ -413,8 +412,8 @@ def test_a_file_cut_anywhere_is_refused_or_was_whole(sample: Callable[[str], Pat
         target = BytesIO()
         try:
             write_replacement(
-                source, target, sop_instance_uid=old.sop_instance_uid, uid_map=UidMap.of([(old, NEW)]),
-                study=STUDY, patient=PATIENT, modification=CORRECTED,
+                source, target, sop_instance_uid=old.sop_instance_uid, uids=NEW, uid_map=UidMap.of([(old, NEW)]),
+                study=STUDY, patient=PATIENT, modification=CHANGED,
             )  # fmt: skip
         except InvalidInput as refusal:
             assert old.sop_instance_uid in refusal.message  # noqa: PT017 - some cuts leave a whole data set
@@ -429,7 +428,7 @@ def test_a_file_that_holds_another_instance_is_refused() -> None:
     assert refusal.value.code == "uid-mismatch"
 
 
-def test_an_instance_without_new_uids_is_refused() -> None:
+def test_a_new_uid_that_the_map_does_not_give_is_refused() -> None:
     old = old_uids(TEST_FILES / "CT_small.dcm")
     for uid_map in (UidMap(), UidMap.of([(old, old)])):
         with pytest.raises(InvalidInput) as refusal:
@@ -488,7 +487,7 @@ def test_a_file_that_breaks_off_inside_its_header_for_pydicom_is_refused(tmp_pat
 
 def test_a_moment_without_time_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
-        Modification(reason="CORRECT", modified_at=datetime(2025, 1, 1), modifying_system="x")  # noqa: DTZ001
+        Modification(modified_at=datetime(2025, 1, 1), modifying_system="x")  # noqa: DTZ001
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------
@@ -574,7 +573,7 @@ def test_odd_values_are_not_quoted_in_warnings() -> None:
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always")
         write_replacement(
-            source, BytesIO(), sop_instance_uid=old.sop_instance_uid, uid_map=UidMap.of([(old, NEW)]),
-            study=STUDY, patient=PATIENT, modification=CORRECTED,
+            source, BytesIO(), sop_instance_uid=old.sop_instance_uid, uids=NEW, uid_map=UidMap.of([(old, NEW)]),
+            study=STUDY, patient=PATIENT, modification=CHANGED,
         )  # fmt: skip
     assert remarks == []

@@ -6,7 +6,6 @@ codes of DICOM CID 7010; the document itself is built in ``messages/rejection_no
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time
@@ -14,12 +13,11 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from archsync.core.study import RemovalReason, Study
+from archsync.core.uids import derive_uid
 from archsync.errors import ConfigurationError, InvalidInput
 
 MAX_REFERENCES = 5_000
 """References in one note by default: with more, archives take long to answer and note building takes memory."""
-
-_UID_NAMESPACE = uuid.UUID("6a1f4f0e-5a0b-4f0c-9a53-2f6d0e9c7b41")
 
 
 class RejectionTitle(StrEnum):
@@ -263,11 +261,6 @@ class NoteIdentity:
     def series_instance_uid(self) -> str:
         """The series of the notes of one change: a new one, with nothing else in it."""
         return derive_uid("note-series", self.destination, self.change_id, str(self.scope))
-
-
-def derive_uid(*parts: str) -> str:
-    """A valid UID under 2.25 (PS3.5 B.2) that follows from ``parts`` alone: a version 5 UUID as a whole number."""
-    return f"2.25.{uuid.uuid5(_UID_NAMESPACE, chr(0x1F).join(parts)).int}"
 
 
 # Which instances

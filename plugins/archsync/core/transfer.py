@@ -7,12 +7,13 @@ from enum import StrEnum
 
 from archsync.core.destination import Destination
 from archsync.core.fitting import Fitting
+from archsync.core.profiles import ArchiveProfile
 from archsync.core.tls import TlsSettings
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A DICOM peer and the time-outs to honour, in seconds."""
+    """A DICOM peer, the time-outs to honour, in seconds, and how its statuses are to be read."""
 
     host: str
     port: int
@@ -23,6 +24,7 @@ class Endpoint:
     dimse_timeout_s: float = 60.0
     network_timeout_s: float = 60.0
     tls: TlsSettings | None = None
+    profile: ArchiveProfile = ArchiveProfile.GENERIC
 
     @classmethod
     def of(cls, destination: Destination) -> Endpoint:
@@ -37,6 +39,7 @@ class Endpoint:
             dimse_timeout_s=destination.dimse_timeout_s,
             network_timeout_s=destination.network_timeout_s,
             tls=destination.dicom_tls,
+            profile=destination.profile,
         )
 
 

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from archsync.core.rejection import derive_uid
+from archsync.core.uids import derive_uid
 from archsync.errors import InvalidInput
 
 _REGISTERED = "1.2.840.10008."
@@ -99,18 +99,19 @@ class UidMap:
 
     A pair of equal UIDs says that the instance stays as it is. Such pairs matter: they tell a series that moved as a
     whole, whose UID is simply replaced where only the series is named, from one that was split. Put every present
-    instance of an affected study in.
+    instance of an affected study in. An instance that moved before any archive had it keeps its SOP Instance UID: its
+    pair differs in study or series alone.
 
     Raises:
         InvalidInput: ``uid-map-inconsistent``: two pairs share an old or a new UID, a new SOP Instance UID is an old
-            one of another instance, an instance moves without a new SOP Instance UID, a series lies in two studies,
-            or a UID of the standard is to be replaced.
+            one of another instance, a series would lie in two studies, or a UID of the standard is to be replaced.
     """
 
     pairs: tuple[tuple[InstanceUids, InstanceUids], ...] = ()
     _instances: dict[str, InstanceUids] = field(init=False, repr=False, compare=False)
     _series: dict[str, str] = field(init=False, repr=False, compare=False)
     _studies: dict[str, str] = field(init=False, repr=False, compare=False)
+    _moved: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         pairs = tuple(sorted(set(self.pairs)))
@@ -121,6 +122,7 @@ class UidMap:
         studies = ((old.study_instance_uid, new.study_instance_uid) for old, new in pairs)
         object.__setattr__(self, "_series", _unambiguous(series))
         object.__setattr__(self, "_studies", _unambiguous(studies))
+        object.__setattr__(self, "_moved", frozenset(old.sop_instance_uid for old, new in pairs if old != new))
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[InstanceUids, InstanceUids]]) -> UidMap:
@@ -132,7 +134,11 @@ class UidMap:
         return UidMap(self.pairs + other.pairs)
 
     def inverse(self) -> UidMap:
-        """New to old: what an archive's replacements came from."""
+        """New to old: what an archive's replacements came from.
+
+        Raises:
+            InvalidInput: ``uid-map-inconsistent``: a series lies in two studies on the old side.
+        """
         return UidMap(tuple((new, old) for old, new in self.pairs))
 
     def find_instance(self, sop_instance_uid: str) -> InstanceUids | None:
@@ -159,10 +165,16 @@ class UidMap:
         new = self.find(uid)
         return new is not None and new != uid
 
+    def concerns(self, uid: str) -> bool:
+        """True when what names this UID may have to change: it has a new one, or its instance lies elsewhere now."""
+        return uid in self._moved or uid in self
+
     @property
     def replaced(self) -> frozenset[str]:
         """The old SOP Instance UIDs that are no more."""
-        return frozenset(old.sop_instance_uid for old, new in self.pairs if old != new)
+        return frozenset(
+            old.sop_instance_uid for old, new in self.pairs if old.sop_instance_uid != new.sop_instance_uid
+        )
 
 
 def _check(pairs: tuple[tuple[InstanceUids, InstanceUids], ...]) -> None:
@@ -175,18 +187,16 @@ def _check(pairs: tuple[tuple[InstanceUids, InstanceUids], ...]) -> None:
     for old, new in pairs:
         if old == new:
             continue
-        if new.sop_instance_uid == old.sop_instance_uid:
-            raise _inconsistent(f"instance {old.sop_instance_uid} moves and keeps its SOP Instance UID")
-        if new.sop_instance_uid in old_uids:
+        if new.sop_instance_uid != old.sop_instance_uid and new.sop_instance_uid in old_uids:
             raise _inconsistent(f"instance {old.sop_instance_uid} would get the UID of another, {new.sop_instance_uid}")
         for uid in (old.sop_instance_uid, old.series_instance_uid, old.study_instance_uid):
             if uid.startswith(_REGISTERED):
                 raise _inconsistent(f"{uid} belongs to the standard and can't be replaced")
-    for placed in ([old for old, _ in pairs], [new for _, new in pairs]):
-        study_of: dict[str, str] = {}
-        for place in placed:
-            if study_of.setdefault(place.series_instance_uid, place.study_instance_uid) != place.study_instance_uid:
-                raise _inconsistent(f"series {place.series_instance_uid} lies in two studies")
+    # Only on the new side: files that were never brought in step may say what they like.
+    study_of: dict[str, str] = {}
+    for _, new in pairs:
+        if study_of.setdefault(new.series_instance_uid, new.study_instance_uid) != new.study_instance_uid:
+            raise _inconsistent(f"series {new.series_instance_uid} would lie in two studies")
 
 
 def _first_twice(uids: Iterable[str]) -> str | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 
@@ -59,14 +59,17 @@ class RewriteReport:
     left: list[str] = field(default_factory=list)
 
 
-def rewrite_references(dataset: Dataset, uid_map: UidMap) -> RewriteReport:
-    """Replace the old UIDs of ``uid_map`` in place: the object's own, if it is in the map, and all its references.
+def rewrite_references(dataset: Dataset, uid_map: UidMap, *, own: InstanceUids | None = None) -> RewriteReport:
+    """Replace the old UIDs of ``uid_map`` in place: in all references, and the object's own three.
 
-    An object that is not in the map keeps its own three UIDs. Doing it twice changes nothing more.
+    ``own`` are its new ones, None: as the map says. An object that neither tells of keeps its three. Doing it twice
+    changes nothing more.
     """
-    own = uid_map.find_instance(_text(dataset, _SOP_INSTANCE))
+    own = own or uid_map.find_instance(_text(dataset, _SOP_INSTANCE))
     old_study = _text(dataset, _STUDY)
-    rewriter = _Rewriter(uid_map)
+    # The map may give only where the others lie now, not that they were in this study and series before.
+    kept = {own.study_instance_uid, own.series_instance_uid, ""} if own else {old_study, _text(dataset, _SERIES)}
+    rewriter = _Rewriter(uid_map, frozenset({old_study, _text(dataset, _SERIES)} - kept))
     homes = rewriter.rewrite_children(dataset, "")
     rewriter.rewrite_values(dataset, "", skip={_SOP_INSTANCE, _STUDY, _SERIES})
     if own is not None:
@@ -108,8 +111,9 @@ _Placed = tuple[Dataset, InstanceUids | None]
 
 
 class _Rewriter:
-    def __init__(self, uid_map: UidMap) -> None:
+    def __init__(self, uid_map: UidMap, left: frozenset[str]) -> None:
         self._map = uid_map
+        self._left = left
         self._study_of = {new.series_instance_uid: new.study_instance_uid for _, new in uid_map.pairs}
         self.report = RewriteReport()
 
@@ -152,23 +156,26 @@ class _Rewriter:
             elif (new := self._whole_uid(element)) is not None:
                 element.value = new
                 self.report.changed += 1
-            else:
+            elif self._holds(element, self._map.__contains__):
                 self.report.left.append(path + _name(tag))
 
     def _may_concern(self, element: DataElement | RawDataElement) -> bool:
-        """False when no old UID can be in an element; saves parsing sequences, which is the costly part."""
-        value = element.value
-        if isinstance(element, RawDataElement):
-            return isinstance(value, bytes) and self._names_old_uid(value)
-        if element.VR == "SQ":
+        """False when nothing in an element can have to change; saves parsing sequences, which is the costly part."""
+        if element.VR == "SQ" and not isinstance(element, RawDataElement):
             return True
-        if isinstance(value, bytes):
-            return self._names_old_uid(value)
-        values = value if isinstance(value, list) or hasattr(value, "append") else [value]
-        return any(isinstance(text, str) and self._names_old_uid(text.encode("ascii", "replace")) for text in values)
+        return self._holds(element, lambda uid: self._map.concerns(uid) or uid in self._left)
 
-    def _names_old_uid(self, value: bytes) -> bool:
-        return any(found.group().decode().rstrip(".") in self._map for found in _UID_TEXT.finditer(value))
+    @staticmethod
+    def _holds(element: DataElement | RawDataElement, is_wanted: Callable[[str], bool]) -> bool:
+        """True when such a UID stands anywhere in the element's value."""
+        value = element.value
+        values = value if isinstance(value, list) or hasattr(value, "append") else [value]
+        return any(
+            is_wanted(found.group().decode().rstrip("."))
+            for text in values
+            if isinstance(text, str | bytes)
+            for found in _UID_TEXT.finditer(text if isinstance(text, bytes) else text.encode("ascii", "replace"))
+        )
 
     def _open_unknown(self, dataset: Dataset, raw: DataElement | RawDataElement) -> bool:
         """Turn a value of unknown VR that is a list of items into the sequence it is (PS3.5 6.2.2); True if it was."""
@@ -192,15 +199,18 @@ class _Rewriter:
         if element.VR != "UN" or not isinstance(element.value, bytes):
             return None
         text = element.value.rstrip(b"\0 ")
-        new = self._map.find(text.decode("ascii")) if _UID_TEXT.fullmatch(text) else None
-        if new is None:
+        old = text.decode("ascii") if _UID_TEXT.fullmatch(text) else ""
+        new = self._map.find(old)
+        if new is None or new == old:
             return None
         return new.encode() + b"\0" * (len(new) % 2)
 
     def _replace(self, element: DataElement) -> None:
-        new = [self._map.find(uid) or uid for uid in _uids(element.value)]
-        self.report.changed += 1
-        element.value = new if len(new) > 1 else new[0]
+        old = list(_uids(element.value))
+        new = [self._map.find(uid) or uid for uid in old]
+        if new != old:
+            self.report.changed += 1
+            element.value = new if len(new) > 1 else new[0]
 
     def _rewrite_item(self, item: Dataset, path: str) -> list[_Placed]:
         home = self._map.find_instance(_text(item, _REFERENCED_INSTANCE))

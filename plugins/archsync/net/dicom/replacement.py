@@ -1,4 +1,5 @@
-"""Writes replacement instances (IHE RAD-74): corrected copies with new UIDs, for archives that hold the old ones.
+"""Writes corrected copies of instances: replacements under new UIDs for archives that hold the old ones (IHE RAD-74),
+and copies that keep their UID and get the patient and study that the platform gives by now.
 
 Everything before the pixels is decoded, corrected and encoded anew; from the first of (7FE0,0008), (7FE0,0009) and
 (7FE0,0010) on, the source's bytes are copied, header included, so pixels stay as they are bit for bit, in any transfer
@@ -27,6 +28,7 @@ from pydicom.filewriter import write_data_element, write_file_meta_info
 from pydicom.uid import UID
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from archsync.core.fitting import Modification, RequestAttributes
 from archsync.core.study import Patient, Study
 from archsync.core.uid_map import InstanceUids, UidMap
 from archsync.errors import InvalidInput
@@ -34,8 +36,7 @@ from archsync.net.dicom.character_sets import suit_character_set
 from archsync.net.dicom.part10 import DEFLATED_LITTLE, EXPLICIT_BIG, IMPLICIT_LITTLE, FileFacts, read_facts
 from archsync.net.dicom.references import rewrite_references
 from archsync.net.dicom.replacement_attributes import (
-    Modification,
-    RequestAttributes,
+    ModificationReason,
     put_values,
     record_originals,
     snapshot,
@@ -65,6 +66,7 @@ def write_replacement(
     target: Path | BinaryIO,
     *,
     sop_instance_uid: str,
+    uids: InstanceUids,
     uid_map: UidMap,
     study: Study,
     patient: Patient,
@@ -73,21 +75,22 @@ def write_replacement(
 ) -> WrittenReplacement:
     """Write the corrected copy of the file of instance ``sop_instance_uid``. Same arguments, same bytes.
 
-    ``uid_map`` maps the UIDs that stand *in the file*, and gives the copy its three. ``study`` and ``patient`` give the
-    attributes of those levels (``docs/replacements.md`` says which). A target path appears when the file is whole;
-    a stream may be left with half a file when this raises. Text stays in the source's character set if that can say
-    the new values; otherwise all of it becomes ISO_IR 192.
+    ``uids`` are the copy's own; ``uid_map`` leads from UIDs that stand *in the file* to those it shall refer to. The
+    reason on record is CORRECT when the copy gets another SOP Instance UID, and COERCE when it keeps it. ``study`` and
+    ``patient`` give the attributes of those levels (``docs/replacements.md`` says which). A target path appears when
+    the file is whole; a stream may be left with half a file when this raises. Text stays in the source's character set
+    if that can say the new values; otherwise all of it becomes ISO_IR 192.
 
     Raises:
         InvalidInput: ``file-unreadable``, ``file-not-dicom``, ``file-truncated``, ``file-changed``, ``uid-mismatch``
-            (the file holds another instance), ``uid-not-mapped`` (the map has no new UIDs for it), or
+            (the file holds another instance), ``uid-not-mapped`` (the map gives this instance other UIDs), or
             ``text-not-encodable``.
         OSError: the target can't be written.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         facts = read_facts(source, sop_instance_uid=sop_instance_uid)
-    uids = _new_uids(facts, sop_instance_uid, uid_map)
+    reason = _reason(facts, sop_instance_uid, uids, uid_map)
     with _open_body(facts) as body:
         try:
             # Odd values of the source go through as they are; warnings about them would quote them.
@@ -98,9 +101,9 @@ def write_replacement(
                 news = [*texts_of(values), modification.modifying_system, modification.source_of_previous_values]
                 became_unicode = suit_character_set(header, news)
                 before = snapshot(header, values)
-                report = rewrite_references(header, uid_map)
+                report = rewrite_references(header, uid_map, own=uids)
                 put_values(header, values)
-                record_originals(header, before, modification)
+                record_originals(header, before, modification, reason)
                 encoded = _encode_header(header)
         except InvalidInput as exc:
             raise InvalidInput(
@@ -117,19 +120,20 @@ def write_replacement(
     )
 
 
-def _new_uids(facts: FileFacts, sop_instance_uid: str, uid_map: UidMap) -> InstanceUids:
+def _reason(facts: FileFacts, sop_instance_uid: str, uids: InstanceUids, uid_map: UidMap) -> ModificationReason:
+    """Why the copy is made. An instance that the map does not know can only keep its UID."""
     if facts.sop_instance_uid != sop_instance_uid:
         raise InvalidInput(
             f"instance {sop_instance_uid}: its file holds instance {facts.sop_instance_uid}", code="uid-mismatch"
         )
-    uids = uid_map.find_instance(sop_instance_uid)
-    if uids is None or uids.sop_instance_uid == sop_instance_uid:
+    mapped = uid_map.find_instance(sop_instance_uid)
+    if uids.sop_instance_uid != (mapped.sop_instance_uid if mapped else sop_instance_uid):
         raise InvalidInput(
-            f"instance {sop_instance_uid}: no new UIDs are mapped to it, so it can't be replaced",
+            f"instance {sop_instance_uid}: {uids.sop_instance_uid} is not the UID that is mapped to it",
             code="uid-not-mapped",
             next_step="Report this with the job number; it is a fault in archsync. Nothing was sent.",
         )
-    return uids
+    return ModificationReason.COERCE if uids.sop_instance_uid == sop_instance_uid else ModificationReason.CORRECT
 
 
 # Reading

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import date, datetime, time
+from dataclasses import replace
+from datetime import date, time
+from enum import StrEnum
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 
+from archsync.core.fitting import Modification, RequestAttributes
 from archsync.core.rejection import AssigningAuthority, NoteSubject
 from archsync.core.study import Patient, Study
 from archsync.core.uid_map import InstanceUids
@@ -59,28 +61,13 @@ _OF_STUDY = (
 _STUDY_TYPE_2 = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 
 
-@dataclass(frozen=True, slots=True)
-class RequestAttributes:
-    """The order that the target study was made for (PS3.3 Table 10-9)."""
+class ModificationReason(StrEnum):
+    """Reason for the Attribute Modification (PS3.3 C.12.1.1.9)."""
 
-    requested_procedure_id: str
-    scheduled_procedure_step_id: str
-    requested_procedure_description: str = ""
-    scheduled_procedure_step_description: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Modification:
-    """Who changed the attributes, when, and why (PS3.3 C.12.1.1.9). ``reason`` is COERCE or CORRECT."""
-
-    reason: str
-    modified_at: datetime
-    modifying_system: str
-    source_of_previous_values: str = ""
-
-    def __post_init__(self) -> None:
-        if self.modified_at.tzinfo is None:
-            raise ValueError("modified_at needs a time zone")
+    COERCE = "COERCE"
+    """Reconciled with what the enterprise knows: the object is still the same one, under its UID."""
+    CORRECT = "CORRECT"
+    """Wrong values put right: the object takes the place of one that was sent, under a new UID."""
 
 
 def target_values(
@@ -163,7 +150,9 @@ def put_values(header: Dataset, values: Values) -> None:
             header.add_new(tag, dictionary_VR(tag), value if isinstance(value, str) else [copy.deepcopy(value)])
 
 
-def record_originals(header: Dataset, before: list[DataElement], modification: Modification) -> None:
+def record_originals(
+    header: Dataset, before: list[DataElement], modification: Modification, reason: ModificationReason
+) -> None:
     """Add an item to Original Attributes (0400,0561): those elements of ``before`` that are no longer so.
 
     Attributes that were not there before are not mentioned (PS3.3 C.12.1.1.9).
@@ -177,7 +166,7 @@ def record_originals(header: Dataset, before: list[DataElement], modification: M
     item.AttributeModificationDateTime = modification.modified_at.strftime("%Y%m%d%H%M%S.%f%z")
     item.ModifyingSystem = modification.modifying_system
     item.SourceOfPreviousValues = modification.source_of_previous_values
-    item.ReasonForTheAttributeModification = modification.reason
+    item.ReasonForTheAttributeModification = str(reason)
     history = list(header.get("OriginalAttributesSequence") or [])
     header.OriginalAttributesSequence = [*history, item]
 

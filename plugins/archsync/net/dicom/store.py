@@ -10,6 +10,7 @@ from typing import Any
 from pynetdicom.dimse_primitives import C_STORE
 
 from archsync.core.contexts import FALLBACK_SYNTAXES, MAX_CONTEXTS, ProposedContext, plan_associations
+from archsync.core.profiles import ArchiveProfile
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
 from archsync.errors import DestinationMisconfigured, InvalidInput, OutcomeUnknown, PeerUnavailable
 from archsync.messages.store_status import describe_store_status, explain_store_status
@@ -56,7 +57,7 @@ def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -
     for plan in plans:
         with open_association(endpoint, (*plan.contexts, _VERIFICATION_CONTEXT)) as peer:
             for position in plan.positions:
-                outcome = _store(peer, *checked[position])
+                outcome = _store(peer, *checked[position], endpoint.profile)
                 yield outcome
                 _stop_if_hopeless(endpoint, outcome, peer)
                 busy_in_a_row = busy_in_a_row + 1 if outcome.result is StoreResult.BUSY else 0
@@ -103,7 +104,9 @@ class _Message:
     notes: tuple[str, ...]
 
 
-def _store(peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts) -> StoreOutcome:
+def _store(
+    peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts, profile: ArchiveProfile
+) -> StoreOutcome:
     """Send one instance in the best form the peer takes."""
     try:
         message = _prepare(peer, instance, facts)
@@ -117,8 +120,8 @@ def _store(peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts) 
         peer.close()
     response = peer.receive()
     status = None if response is None else int(response.Status)
-    meaning = explain_store_status(status)
-    result, code, sentence = meaning.result, meaning.code, describe_store_status(status)
+    meaning = explain_store_status(status, profile)
+    result, code, sentence = meaning.result, meaning.code, describe_store_status(status, profile)
     if status is None:
         sentence = f"{sentence} ({peer.describe_loss()})"
     elif result.is_stored and not message.facts.is_unchanged:
@@ -218,5 +221,5 @@ def _stop_if_hopeless(endpoint: Endpoint, outcome: StoreOutcome, peer: PeerAssoc
         raise DestinationMisconfigured(
             f"{where(endpoint)} refused instance {outcome.instance.sop_instance_uid}: {outcome.message}",
             code=outcome.code,
-            next_step=explain_store_status(outcome.status).next_step,
+            next_step=explain_store_status(outcome.status, endpoint.profile).next_step,
         )
