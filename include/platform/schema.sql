@@ -80,6 +80,8 @@ create index if not exists patient_revision_idx  on pacs.patient (revision);
 create index if not exists study_revision_idx    on pacs.study (revision);
 create index if not exists instance_revision_idx on pacs.instance (revision);
 
+create index if not exists patient_merged_idx    on pacs.patient (merged_into_patient_key)
+    where merged_into_patient_key is not null;
 create index if not exists study_patient_idx     on pacs.study (patient_key);
 create index if not exists study_facility_idx    on pacs.study (facility_id);
 create index if not exists study_accession_idx   on pacs.study (accession_number);

@@ -190,7 +190,7 @@ PATIENT = View(
         Column("name", Kind.TEXT),
         Column("birth_date", Kind.DATE, required=False),
         Column("sex", Kind.TEXT, required=False),
-        Column("merged_into_patient_key", Kind.KEY, required=False),
+        Column("merged_into_patient_key", Kind.KEY, required=False, index=True),
         _REVISION,
     ),
 )
@@ -218,7 +218,7 @@ STUDY = View(
 INSTANCE = View(
     "instance",
     (
-        Column("instance_key", Kind.KEY),
+        Column("instance_key", Kind.KEY, index=True),
         Column("study_key", Kind.KEY, index=True),
         Column("series_instance_uid", Kind.UID),
         Column("series_number", Kind.INTEGER, required=False),
@@ -232,7 +232,7 @@ INSTANCE = View(
         Column("content_version", Kind.INTEGER, minimum=1),
         Column("removed_at", Kind.MOMENT, required=False),
         Column("removal_reason", Kind.TEXT, required=False, allowed=tuple(reason.value for reason in RemovalReason)),
-        Column("replaces_instance_key", Kind.KEY, required=False),
+        Column("replaces_instance_key", Kind.KEY, required=False, index=True),
         _REVISION,
     ),
 )

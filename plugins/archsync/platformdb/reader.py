@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
-from archsync.core.platform_contract import FACILITY, INSTANCE, STUDY
-from archsync.core.study import Facility, Instance, Study
+from archsync.core.platform_contract import FACILITY, INSTANCE, PATIENT, STUDY
+from archsync.core.study import Facility, Instance, Patient, Study
 from archsync.errors import ConfigurationError, InvalidInput
-from archsync.platformdb.connection import Connect, Session, UnreadableRow, connector
+from archsync.platformdb.connection import Connect, Cursor, Session, UnreadableRow, connector
+from archsync.platformdb.links import fetch_merges, fetch_relatives, fetch_replacements, find_survivor
 from archsync.platformdb.queries import Queries
-from archsync.platformdb.rows import parse_facility, parse_instance, parse_study, raise_twice
+from archsync.platformdb.rows import parse_facility, parse_instance, parse_patient, parse_study, raise_twice
 from archsync.platformdb.watermark import Position, RevisionMode, conditions_since, explain_full_read, fetch_position
 
 DEFAULT_SCHEMA = "archsync_platform"
@@ -52,6 +53,20 @@ class StudyBatch:
     studies: tuple[Study, ...]
     rejected: Mapping[str, InvalidInput] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+
+
+Value = TypeVar("Value")
+
+
+class Found(dict[str, Value], Generic[Value]):
+    """What was found, by the key that was asked for; a key the platform does not have is absent.
+
+    ``rejected`` says of which keys the rows break the contract, and how.
+    """
+
+    def __init__(self, values: Mapping[str, Value], rejected: Mapping[str, InvalidInput] | None = None) -> None:
+        super().__init__(values)
+        self.rejected: Mapping[str, InvalidInput] = rejected or {}
 
 
 class Platform:
@@ -117,6 +132,9 @@ class Platform:
     def fetch_changes(self, watermark: str | None, *, limit: int = 10_000) -> Changes:
         """Find the studies touched by changes of study, instance or patient rows since ``watermark``.
 
+        A patient's change touches also the studies of all patients whom merges connect with them: a merge is one row's
+        change, and both the survivor's studies and those of who was merged are to be looked at.
+
         Reading again from the same watermark gives the same studies or more, never fewer. More than ``limit`` changed
         studies count as a full read.
 
@@ -132,10 +150,16 @@ class Platform:
                 return Changes((), now.encode(), reason)
             conditions = conditions_since(last, now, overlap=self.overlap)
             cursor.execute(*self.queries.changed_studies(conditions, limit + 1))
-            keys = tuple(key for (key,) in cursor.fetchall())
-        if len(keys) > limit:
+            keys = {key for (key,) in cursor.fetchall()}
+            cursor.execute(*self.queries.changed_merged_patients(conditions, limit + 1))
+            merged = [key for (key,) in cursor.fetchall()]
+            if merged and max(len(keys), len(merged)) <= limit:
+                relatives = sorted(fetch_relatives(cursor, self.queries, merged))
+                cursor.execute(*self.queries.studies_of_patients(cursor, relatives, limit + 1))
+                keys.update(key for (key,) in cursor.fetchall())
+        if max(len(keys), len(merged)) > limit:
             return Changes((), now.encode(), f"more than {limit} studies changed")
-        return Changes(keys, now.encode())
+        return Changes(tuple(keys), now.encode())
 
     def has_changes(self, watermark: str | None) -> bool:
         """Tell, cheaply, whether :meth:`fetch_changes` is worth a call.
@@ -156,6 +180,7 @@ class Platform:
     def fetch_studies(self, study_keys: Iterable[str]) -> StudyBatch:
         """Read studies with patient, facility and all instances, removed ones included, in a few queries.
 
+        The patient is the surviving one, also where the study's row still names a patient who was merged.
         Meant for batches of up to some hundred studies. A study that breaks the contract is rejected by itself.
 
         Raises:
@@ -176,6 +201,71 @@ class Platform:
         return StudyBatch(
             first.studies + second.studies, {**first.rejected, **second.rejected}, first.missing + second.missing
         )
+
+    def fetch_patients(self, patient_keys: Iterable[str]) -> Found[Patient]:
+        """Read patients as their own rows are, merged ones too, in one query.
+
+        A row that breaks the contract is rejected by itself.
+
+        Raises:
+            PlatformUnavailable: the database does not answer.
+            ConfigurationError: the views do not fit the contract.
+        """
+        keys = tuple(dict.fromkeys(patient_keys))
+        if not keys:
+            return Found({})
+        try:
+            with self.session.transaction() as cursor:
+                return self._read_patients(cursor, keys)
+        except UnreadableRow as exc:
+            if len(keys) == 1:
+                return Found({}, {keys[0]: InvalidInput(f"patient_key {keys[0]}: {exc.message}", code=exc.code)})
+        middle = len(keys) // 2
+        first, second = self.fetch_patients(keys[:middle]), self.fetch_patients(keys[middle:])
+        return Found({**first, **second}, {**first.rejected, **second.rejected})
+
+    def resolve_survivors(self, patient_keys: Iterable[str]) -> Found[str]:
+        """Find who each patient is after all merges: the key at the end of the chain, one's own if not merged.
+
+        As many queries as the longest chain has links. Patients whose merges go round in a circle are rejected
+        (``patient-merge-cycle``).
+
+        Raises:
+            PlatformUnavailable: the database does not answer.
+            ConfigurationError: the views do not fit the contract.
+            InvalidInput: a key is not of the type of the view's keys.
+        """
+        keys = tuple(dict.fromkeys(patient_keys))
+        if not keys:
+            return Found({})
+        with self.session.transaction() as cursor:
+            merges = fetch_merges(cursor, self.queries, keys)
+        return _survivors(keys, merges)
+
+    def find_instances(self, instance_keys: Iterable[str]) -> Mapping[str, str]:
+        """Find in which study each instance is now, removed ones included: the study's key by the instance's.
+
+        Instances whose row is gone are absent. Raises as :meth:`resolve_survivors` does.
+        """
+        keys = tuple(dict.fromkeys(instance_keys))
+        if not keys:
+            return {}
+        with self.session.transaction() as cursor:
+            cursor.execute(*self.queries.studies_of_instances(cursor, keys))
+            return dict(cursor.fetchall())
+
+    def find_replacements(self, instance_keys: Iterable[str]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        """Find the present instances that stand for each of those: (study key, instance key) pairs in a stable order.
+
+        Follows on where a replacement was itself removed and replaced. Instances nothing stands for are absent. Raises
+        as :meth:`resolve_survivors` does.
+        """
+        keys = tuple(dict.fromkeys(instance_keys))
+        if not keys:
+            return {}
+        with self.session.transaction() as cursor:
+            standing = fetch_replacements(cursor, self.queries, keys)
+        return {original: tuple(sorted(found)) for original, found in standing.items()}
 
     def find_study_keys(
         self, *, study_instance_uid: str | None = None, accession_number: str | None = None
@@ -224,16 +314,17 @@ class Platform:
             study_rows = cursor.fetchall()
             cursor.execute(*self.queries.instances(cursor, keys))
             instance_rows = cursor.fetchall()
-        rejected: dict[str, InvalidInput] = {}
-        studies: dict[str, Study] = {}
-        for row in study_rows:
-            key = row[0]
-            try:
-                if key in studies:
-                    raise_twice(STUDY, key)
-                studies[key] = parse_study(row)
-            except InvalidInput as exc:
-                rejected.setdefault(key, exc)
+            rejected: dict[str, InvalidInput] = {}
+            studies: dict[str, Study] = {}
+            for row in study_rows:
+                key = row[0]
+                try:
+                    if key in studies:
+                        raise_twice(STUDY, key)
+                    studies[key] = parse_study(row)
+                except InvalidInput as exc:
+                    rejected.setdefault(key, exc)
+            self._give_to_survivors(cursor, studies, rejected)
         instances: dict[str, dict[str, Instance]] = {key: {} for key in studies}
         for row in instance_rows:
             key = row[1]
@@ -254,3 +345,49 @@ class Platform:
             {key: problem for key, problem in rejected.items() if key in found},
             tuple(key for key in keys if key not in found),
         )
+
+    def _read_patients(self, cursor: Cursor, keys: Iterable[str]) -> Found[Patient]:
+        cursor.execute(*self.queries.patients(cursor, tuple(keys)))
+        patients: dict[str, Patient] = {}
+        rejected: dict[str, InvalidInput] = {}
+        for row in cursor.fetchall():
+            key = row[0]
+            try:
+                if key in patients:
+                    raise_twice(PATIENT, key)
+                patients[key] = parse_patient(row)
+            except InvalidInput as exc:
+                rejected.setdefault(key, exc)
+        return Found({key: patient for key, patient in patients.items() if key not in rejected}, rejected)
+
+    def _give_to_survivors(self, cursor: Cursor, studies: dict[str, Study], rejected: dict[str, InvalidInput]) -> None:
+        """Where a study's patient was merged into another, put the patient at the end of the chain in their place."""
+        merged = {
+            study.patient.patient_key for study in studies.values() if study.patient.merged_into_patient_key is not None
+        }
+        if not merged:
+            return
+        survivors = _survivors(merged, fetch_merges(cursor, self.queries, merged))
+        patients = self._read_patients(cursor, set(survivors.values()))
+        for key, study in studies.items():
+            patient_key = study.patient.patient_key
+            if patient_key not in merged:
+                continue
+            survivor_key = survivors.get(patient_key)
+            problem = survivors.rejected.get(patient_key) or patients.rejected.get(survivor_key or "")
+            if problem is not None:
+                rejected.setdefault(key, problem)
+            elif survivor_key is not None:
+                studies[key] = replace(study, patient=patients[survivor_key])
+
+
+def _survivors(patient_keys: Iterable[str], merges: Mapping[str, str | None]) -> Found[str]:
+    survivors: dict[str, str] = {}
+    rejected: dict[str, InvalidInput] = {}
+    for key in patient_keys:
+        if key in merges:
+            try:
+                survivors[key] = find_survivor(key, merges)
+            except InvalidInput as exc:
+                rejected[key] = exc
+    return Found(survivors, rejected)

@@ -31,6 +31,11 @@ def parse_instance(row: TextRow) -> Instance:
     return Instance(**parsed)
 
 
+def parse_patient(row: TextRow) -> Patient:
+    """Read a row of the patient view."""
+    return Patient(**_parse(PATIENT, row))
+
+
 def parse_study(row: TextRow) -> Study:
     """Read a row of the study view followed by its patient's and its facility's columns; without instances."""
     study_row = row[: len(STUDY.columns)]
@@ -43,8 +48,7 @@ def parse_study(row: TextRow) -> Study:
         raise _invalid(STUDY, study_row[0], "facility_id", "names a facility the facility view does not have")
     del parsed["patient_key"], parsed["facility_id"]
     parsed["priority"] = Priority[parsed["priority"]]
-    patient = Patient(**_parse(PATIENT, patient_row))
-    return Study(**parsed, patient=patient, facility=parse_facility(facility_row))
+    return Study(**parsed, patient=parse_patient(patient_row), facility=parse_facility(facility_row))
 
 
 def raise_twice(view: View, key: str) -> None:
