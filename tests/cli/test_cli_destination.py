@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from archsync.core.destination import Destination
+from archsync.core.naming import DagKind
 from archsync.core.retry import Health
 from archsync.core.settings import setting_fields
 from archsync.ledger import destinations as store
@@ -148,7 +149,7 @@ def test_the_list_shows_scope_and_state(run, ledger, pacs, vna1) -> None:
         "destination", "create", "vna2", *REACHED, "--facilities", "CITY", "--facility-groups", "region", "--no-enabled"
     )
     down = Health(failures=3, down_since=datetime(2026, 5, 4, 10, tzinfo=UTC), reason_code="connection-refused")
-    store.set_health(ledger, vna1.destination_id, down)
+    store.set_health(ledger, vna1.destination_id, DagKind.ARCHIVE, down)
     lines = run("destination", "list").stdout.splitlines()
     assert lines[1].endswith("Completed  all                 down since 2026-05-04 10:00:00Z (connection-refused)")
     assert lines[2].endswith("Completed  CITY, group region  disabled")
@@ -243,18 +244,18 @@ def test_other_changes_do_not_read_the_platform_again(run, ledger, vna1) -> None
 def test_every_change_has_the_dispatcher_look_at_the_destination_again(run, ledger, vna1) -> None:
     store.look_again(ledger, vna1.destination_id, datetime(9999, 1, 1, tzinfo=UTC))
     run("destination", "set", "vna1", "send_window=00:00-00:00")
-    (row,) = ledger.fetch_all("select look_again_at <= now() as is_now from destination_health")
+    (row,) = ledger.fetch_all("select bool_and(look_again_at <= now()) as is_now from destination_health")
     assert row["is_now"]
 
 
 def test_a_destination_that_is_down_is_probed_at_once_when_its_address_changes(run, ledger, vna1) -> None:
     now = datetime.now(UTC)
     down = Health(failures=9, down_since=now, probe_at=now + timedelta(days=1), reason_code="x", reason="y")
-    store.set_health(ledger, vna1.destination_id, down)
+    store.set_health(ledger, vna1.destination_id, DagKind.ARCHIVE, down)
     run("destination", "set", "vna1", "retry_delay_s=5")
-    assert not store.health(ledger)[vna1.destination_id].health.may_probe(datetime.now(UTC))
+    assert not store.health(ledger)[vna1.destination_id, DagKind.ARCHIVE].health.may_probe(datetime.now(UTC))
     run("destination", "set", "vna1", "port=104")
-    health = store.health(ledger)[vna1.destination_id].health
+    health = store.health(ledger)[vna1.destination_id, DagKind.ARCHIVE].health
     assert health.is_down
     assert health.may_probe(datetime.now(UTC))
 

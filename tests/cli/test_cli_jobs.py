@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from archsync.core.job import JobStatus, WaitReason
+from archsync.core.naming import DagKind
 from archsync.core.retry import Health
 from archsync.core.transfer import OutgoingInstance, StoreOutcome, StoreResult
 from archsync.ledger import destinations as store
@@ -119,11 +120,13 @@ def test_the_waiting_reason_is_the_one_of_this_moment(run, run_json, ledger, stu
     assert why() == ("disabled", "`archsync destination enable vna1` lets it run.")
     run("destination", "enable", "vna1")
     destination_id = store.get(ledger, "vna1").destination_id
-    store.set_suspended(ledger, destination_id, True)
+    store.set_suspended(ledger, destination_id, DagKind.ARCHIVE, True)
     assert why() == ("suspended", "Switch the destination's DAG on in Airflow.")
-    store.set_suspended(ledger, destination_id, False)
+    store.set_suspended(ledger, destination_id, DagKind.ARCHIVE, False)
     later = datetime.now(UTC) + timedelta(hours=1)
-    store.set_health(ledger, destination_id, Health(failures=3, down_since=datetime.now(UTC), probe_at=later))
+    store.set_health(
+        ledger, destination_id, DagKind.ARCHIVE, Health(failures=3, down_since=datetime.now(UTC), probe_at=later)
+    )
     assert why() == ("destination_down", "`archsync destination test vna1` says where it fails.")
     jobs.move(ledger, 1, JobStatus.READY)
     jobs.move(ledger, 1, JobStatus.WAITING, wait_reason=WaitReason.HOLD)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from archsync.core.destination import Destination, Verification
+from archsync.core.naming import DagKind
 from archsync.core.retry import HEALTHY, Health
 from archsync.core.settings import setting_fields
 from archsync.core.study import ExamStatus
@@ -93,7 +94,7 @@ def test_a_name_is_taken_once_and_the_refusal_leaves_nothing(ledger, destination
         destinations.insert(ledger, dataclasses.replace(_plain(), name="vna"))
 
     assert refusal.value.code == "duplicate-destination"
-    assert sql("select count(*) from destination_health") == [(1,)]
+    assert sql("select count(*) from destination_health") == [(3,)]
     assert sql("select count(*) from pg_inherits where inhparent = 'held_instance'::regclass") == [(1,)]
 
 
@@ -134,22 +135,22 @@ def test_gateways_are_kept_and_their_names_are_taken_once(ledger):
 
 def test_a_breaker_starts_closed_and_keeps_what_it_is_told(ledger, destination):
     destination_id = destination.destination_id
-    assert destinations.health(ledger)[destination_id].health == HEALTHY
+    assert destinations.health(ledger)[destination_id, DagKind.ARCHIVE].health == HEALTHY
 
     down = Health(4, NOW, NOW, "peer-unavailable", "no route")
-    destinations.set_health(ledger, destination_id, down)
+    destinations.set_health(ledger, destination_id, DagKind.ARCHIVE, down)
 
     with ledger.transaction():
-        assert destinations.lock_health(ledger, destination_id) == down
-    destinations.set_health(ledger, destination_id, HEALTHY)
-    assert destinations.health(ledger)[destination_id].health == HEALTHY
+        assert destinations.lock_health(ledger, destination_id, DagKind.ARCHIVE) == down
+    destinations.set_health(ledger, destination_id, DagKind.ARCHIVE, HEALTHY)
+    assert destinations.health(ledger)[destination_id, DagKind.ARCHIVE].health == HEALTHY
 
 
 def test_a_paused_dag_is_remembered(ledger, destination):
-    destinations.set_suspended(ledger, destination.destination_id, True)
-    assert destinations.health(ledger)[destination.destination_id].is_suspended
-    destinations.set_suspended(ledger, destination.destination_id, False)
-    assert not destinations.health(ledger)[destination.destination_id].is_suspended
+    destinations.set_suspended(ledger, destination.destination_id, DagKind.ARCHIVE, True)
+    assert destinations.health(ledger)[destination.destination_id, DagKind.ARCHIVE].is_suspended
+    destinations.set_suspended(ledger, destination.destination_id, DagKind.ARCHIVE, False)
+    assert not destinations.health(ledger)[destination.destination_id, DagKind.ARCHIVE].is_suspended
 
 
 def test_who_did_what_is_recorded(ledger, sql):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from archsync.core.destination import Destination
 from archsync.core.job import JobStatus, JobType, WaitReason
+from archsync.core.naming import DagKind
 from archsync.core.retry import HEALTHY, Health
 from archsync.core.waiting import blocks, destination_gate, quota, wait_reason
 from archsync.errors import ConfigurationError
@@ -40,9 +41,19 @@ def make_destination(**values) -> Destination:
     ],
 )
 def test_a_destination_takes_jobs_only_when_nothing_closes_it(settings, health, is_suspended, expected):
-    gate = destination_gate(make_destination(**settings), health, is_suspended=is_suspended, now=NOON)
+    gate = destination_gate(make_destination(**settings), DagKind.ARCHIVE, health, is_suspended=is_suspended, now=NOON)
 
     assert gate is expected
+
+
+def test_the_send_window_holds_back_rejection_notes_and_not_adt_messages():
+    destination = make_destination(send_window="22:00-06:00")
+
+    def gate(kind: DagKind) -> WaitReason | None:
+        return destination_gate(destination, kind, HEALTHY, is_suspended=False, now=NOON)
+
+    assert gate(DagKind.IOCM) is WaitReason.SEND_WINDOW
+    assert gate(DagKind.ADT) is None
 
 
 @pytest.mark.parametrize(

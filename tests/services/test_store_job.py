@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from archsync.core.job import JobStatus, JobType, WaitReason
+from archsync.core.naming import DagKind
 from archsync.core.planning import FAR_FUTURE
 from archsync.core.transfer import OutgoingInstance, StoreOutcome, StoreResult
 from archsync.errors import ArchsyncError, InvalidInput, LedgerUnavailable
@@ -40,7 +41,7 @@ def verifies_quickly(monkeypatch):
 
 def health(site, name="vna"):
     destination_id = destinations.get(site.ledger, name).destination_id
-    return destinations.health(site.ledger)[destination_id].health
+    return destinations.health(site.ledger)[destination_id, DagKind.ARCHIVE].health
 
 
 # -- well --------------------------------------------------------------------------------------------------------------

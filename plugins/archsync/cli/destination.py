@@ -13,6 +13,7 @@ from archsync.cli import pools
 from archsync.cli.access import Site, pass_site
 from archsync.cli.output import json_option, moment, plain, write_facts, write_json, write_json_object, write_table
 from archsync.core.destination import Destination
+from archsync.core.naming import DagKind
 from archsync.core.retry import Health
 from archsync.core.settings import format_value, setting_fields
 from archsync.ledger import destinations as store
@@ -103,7 +104,7 @@ def list_destinations(site: Site, as_json: bool) -> None:
     with site.open_ledger() as ledger:
         found, health = store.all_destinations(ledger), store.health(ledger)
     if as_json:
-        write_json(_as_json(d, health[d.destination_id or 0]) for d in found)
+        write_json(_as_json(d, health[d.destination_id or 0, DagKind.ARCHIVE]) for d in found)
         return
     write_table(
         ("NAME", "AE TITLE", "HOST", "PORT", "GATEWAY", "TRIGGER", "SCOPE", "STATE"),
@@ -125,10 +126,12 @@ def show(site: Site, name: str, as_json: bool) -> None:
         found = store.get(ledger, name)
         health = store.health(ledger)
     if as_json:
-        write_json_object(_as_json(found, health[found.destination_id or 0]))
+        write_json_object(_as_json(found, health[found.destination_id or 0, DagKind.ARCHIVE]))
         return
     fields = setting_fields(Destination).values()
-    write_facts([("state", _state(found, health)), ("reason", health[found.destination_id or 0].health.reason)])
+    write_facts(
+        [("state", _state(found, health)), ("reason", health[found.destination_id or 0, DagKind.ARCHIVE].health.reason)]
+    )
     click.echo()
     write_table(
         ("SETTING", "VALUE", "", "MEANING"),
@@ -229,8 +232,8 @@ def _scope(found: Destination) -> str:
     return ", ".join(parts) or "all"
 
 
-def _state(found: Destination, health: dict[int, DestinationHealth]) -> str:
-    known = health[found.destination_id or 0]
+def _state(found: Destination, health: dict[tuple[int, DagKind], DestinationHealth]) -> str:
+    known = health[found.destination_id or 0, DagKind.ARCHIVE]
     if not found.enabled:
         return "disabled"
     if known.is_suspended:

@@ -12,6 +12,7 @@ import click
 from archsync.cli.access import Site, pass_site
 from archsync.cli.output import count, json_option, moment, plain, size, write_json
 from archsync.core.job import JobType
+from archsync.core.naming import DagKind
 from archsync.core.planning import FAR_FUTURE, Work
 from archsync.core.waiting import destination_gate
 from archsync.errors import InvalidInput
@@ -81,11 +82,13 @@ def _rows(
                     yield _row(planned, health, now)
 
 
-def _row(planned: PlannedStudy, health: Mapping[int, DestinationHealth], now: datetime) -> dict[str, Any]:
+def _row(
+    planned: PlannedStudy, health: Mapping[tuple[int, DagKind], DestinationHealth], now: datetime
+) -> dict[str, Any]:
     study, destination, outcome = planned.study, planned.destination, planned.plan
     action, job_id, job_type, work = _action(planned)
-    known = health[destination.destination_id or 0]
-    gate = destination_gate(destination, known.health, is_suspended=known.is_suspended, now=now)
+    known = health[destination.destination_id or 0, DagKind.ARCHIVE]
+    gate = destination_gate(destination, DagKind.ARCHIVE, known.health, is_suspended=known.is_suspended, now=now)
     return {
         "study_key": study.study_key,
         "study_instance_uid": study.study_instance_uid,

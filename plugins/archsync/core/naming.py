@@ -33,6 +33,15 @@ def dag_kind(job_type: JobType) -> DagKind:
     return _KIND_OF[job_type]
 
 
+#: The kinds that have a circuit breaker of their own.
+PEERS = (DagKind.ARCHIVE, DagKind.ADT)
+
+
+def peer_of(kind: DagKind) -> DagKind:
+    """The kind whose circuit breaker counts: images and rejection notes go to the same peer."""
+    return DagKind.ADT if kind is DagKind.ADT else DagKind.ARCHIVE
+
+
 def dag_id(kind: DagKind, destination: str) -> str:
     """``archsync_archive__vna1``; also the name of the asset whose partition keys start its runs."""
     return f"archsync_{kind.value}__{destination}"

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from archsync.core.destination import Destination
 from archsync.core.job import JobStatus, JobType, WaitReason
+from archsync.core.naming import DagKind
 from archsync.core.retry import Health
 
 #: Jobs in Airflow's hands, as a multiple of the destination's concurrency: enough that a slot never
@@ -15,15 +16,20 @@ HANDED_OUT_PER_SLOT = 4
 LOW_WATER_PER_SLOT = 2
 
 
+def next_opening(destination: Destination, kind: DagKind, now: datetime) -> datetime:
+    """The moment from ``now`` on at which jobs of a kind may be sent; the send window does not hold back ADT."""
+    return now if kind is DagKind.ADT else destination.next_opening(now)
+
+
 def destination_gate(
-    destination: Destination, health: Health, *, is_suspended: bool, now: datetime
+    destination: Destination, kind: DagKind, health: Health, *, is_suspended: bool, now: datetime
 ) -> WaitReason | None:
-    """Why a destination takes no job now, or None. A destination that is down but due for a probe takes one."""
+    """Why a destination takes no job of a kind now, or None. One that is down but due for a probe takes a job."""
     if not destination.enabled:
         return WaitReason.DISABLED
     if is_suspended:
         return WaitReason.SUSPENDED
-    if destination.next_opening(now) > now:
+    if next_opening(destination, kind, now) > now:
         return WaitReason.SEND_WINDOW
     if health.is_down and not health.may_probe(now):
         return WaitReason.DESTINATION_DOWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import Enum
@@ -9,9 +10,10 @@ from typing import Any
 
 import psycopg
 
-from archsync.core.destination import Destination, Verification
+from archsync.core.destination import Destination
+from archsync.core.naming import DagKind, peer_of
 from archsync.core.retry import Health
-from archsync.core.study import ExamStatus
+from archsync.core.settings import type_value
 from archsync.errors import ConfigurationError
 from archsync.ledger.database import Ledger, Row
 from archsync.ledger.queries import load
@@ -41,12 +43,8 @@ class Gateway:
 
 
 def _destination(row: Row) -> Destination:
-    values = {name: row[name] for name in [*_COLUMNS, "destination_id"]}
-    values["trigger_status"] = ExamStatus(row["trigger_status"])
-    values["verification"] = Verification(row["verification"])
-    values["facilities"] = tuple(row["facilities"])
-    values["facility_groups"] = tuple(row["facility_groups"])
-    return Destination(**values)
+    values = {name: type_value(Destination, name, row[name]) for name in _COLUMNS}
+    return Destination(**values, destination_id=row["destination_id"])
 
 
 def _row(destination: Destination) -> dict[str, Any]:
@@ -99,7 +97,7 @@ def insert(ledger: Ledger, destination: Destination) -> Destination:
             row = ledger.fetch_one(_INSERT, _row(destination))
             assert row is not None, "insert … returning gives a row"
             ledger.fetch_one(SQL["add_holdings"], row)
-            ledger.execute(SQL["add_health"], row)
+            ledger.execute_many(SQL["add_health"], [{**row, "kind": kind.value} for kind in DagKind])
     except psycopg.errors.UniqueViolation:
         raise ConfigurationError(
             f"there is a destination {destination.name!r} already", code="duplicate-destination"
@@ -129,7 +127,7 @@ def update(ledger: Ledger, destination: Destination) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DestinationHealth:
-    """A destination's circuit breaker, and whether its DAG was last seen paused in Airflow."""
+    """The circuit breaker of a kind's peer, and whether the kind's DAG was last seen paused in Airflow."""
 
     health: Health
     is_suspended: bool
@@ -145,27 +143,29 @@ def _health(row: Row) -> Health:
     )
 
 
-def health(ledger: Ledger) -> dict[int, DestinationHealth]:
-    """The health of every destination, by id."""
+def health(ledger: Ledger) -> dict[tuple[int, DagKind], DestinationHealth]:
+    """The health of every destination, by its id and the kind of job; archive and iocm share a circuit breaker."""
+    rows = {(row["destination_id"], DagKind(row["kind"])): row for row in ledger.fetch_all(SQL["health"])}
     return {
-        row["destination_id"]: DestinationHealth(_health(row), row["is_suspended"])
-        for row in ledger.fetch_all(SQL["health"])
+        (destination_id, kind): DestinationHealth(_health(rows[destination_id, peer_of(kind)]), row["is_suspended"])
+        for (destination_id, kind), row in rows.items()
     }
 
 
-def lock_health(ledger: Ledger, destination_id: int) -> Health:
-    """The circuit breaker of one destination, locked until the transaction ends."""
-    row = ledger.fetch_one(SQL["health_of"], {"destination_id": destination_id})
+def lock_health(ledger: Ledger, destination_id: int, peer: DagKind) -> Health:
+    """The circuit breaker of one peer of a destination, locked until the transaction ends."""
+    row = ledger.fetch_one(SQL["health_of"], {"destination_id": destination_id, "kind": peer.value})
     assert row is not None, "made with the destination"
     return _health(row)
 
 
-def set_health(ledger: Ledger, destination_id: int, new: Health) -> None:
-    """Set the circuit breaker of a destination."""
+def set_health(ledger: Ledger, destination_id: int, peer: DagKind, new: Health) -> None:
+    """Set the circuit breaker of one peer of a destination."""
     ledger.execute(
         SQL["set_health"],
         {
             "destination_id": destination_id,
+            "kind": peer.value,
             "failures": new.failures,
             "down_since": new.down_since,
             "probe_at": new.probe_at,
@@ -175,9 +175,11 @@ def set_health(ledger: Ledger, destination_id: int, new: Health) -> None:
     )
 
 
-def set_suspended(ledger: Ledger, destination_id: int, is_suspended: bool) -> None:
-    """Remember whether the destination's DAG was seen paused."""
-    ledger.execute(SQL["set_suspended"], {"destination_id": destination_id, "is_suspended": is_suspended})
+def set_suspended(ledger: Ledger, destination_id: int, kind: DagKind, is_suspended: bool) -> None:
+    """Remember whether a destination's DAG was seen paused."""
+    ledger.execute(
+        SQL["set_suspended"], {"destination_id": destination_id, "kind": kind.value, "is_suspended": is_suspended}
+    )
 
 
 def gateways(ledger: Ledger) -> list[Gateway]:
@@ -208,9 +210,11 @@ def audit(ledger: Ledger, *, actor: str, action: str, subject: str, detail: str 
     ledger.execute(SQL["audit"], {"actor": actor, "action": action, "subject": subject, "detail": detail})
 
 
-def look_again(ledger: Ledger, destination_id: int, at: datetime) -> None:
-    """Have the dispatcher leave a destination alone until ``at``; a moment that has passed opens it."""
-    ledger.execute(SQL["look_again"], {"destination_id": destination_id, "at": at})
+def look_again(ledger: Ledger, destination_id: int, at: datetime, kinds: Iterable[DagKind] = tuple(DagKind)) -> None:
+    """Have the dispatcher leave a destination's jobs alone until ``at``; a moment that has passed opens them."""
+    ledger.execute(
+        SQL["look_again"], {"destination_id": destination_id, "kinds": [kind.value for kind in kinds], "at": at}
+    )
 
 
 def notify_work(ledger: Ledger) -> None:

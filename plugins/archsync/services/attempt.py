@@ -1,102 +1,294 @@
-"""Whether a run may have a job now: taking it for an attempt, or saying why not."""
+"""The frame around one attempt of a job, the same for images, rejection notes and ADT messages.
+
+    begin ─► work, under a lease that is renewed ─► conclude
+
+The frame decides whether the run may have the job now, keeps the lease, tells the circuit breaker what the peer's
+silence or answer means, and turns every error into the job's next status. What is done meanwhile is the ``work``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import datetime
+import random
+import threading
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
 
-from archsync.core.destination import Destination
-from archsync.core.job import Job, JobStatus, JobType, WaitReason
-from archsync.errors import InvalidInput
-from archsync.ledger import destinations, jobs, plan_queue
+from archsync.core.job import JobStatus, JobType, WaitReason
+from archsync.core.naming import dag_kind
+from archsync.core.retry import After, decide
+from archsync.errors import (
+    ArchsyncError,
+    ConfigurationError,
+    DestinationMisconfigured,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    PeerRefused,
+    PeerUnavailable,
+)
+from archsync.ledger import jobs
 from archsync.ledger.database import Ledger
 from archsync.services import breaker
+from archsync.services.taking import Ended, Run, Taken, look_again, take
+
+__all__ = ["Attempt", "Ended", "Run", "TakenAway", "run_attempt"]
+
+#: How often an attempt that is busy with one large instance says that it is alive, in seconds.
+HEARTBEAT_S = 15.0
+
+Answer = TypeVar("Answer")
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What Airflow runs: which DAG run, which try."""
-
-    dag_id: str
-    run_id: str
-    try_number: int
+class TakenAway(Exception):
+    """The job was cancelled, or another attempt took over: stop, and write nothing more about it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How an attempt ended. ``WAITING``: the job is back in the queue; ``retry_delay_s`` is set for ``RETRYING``."""
+class Attempt:
+    """One attempt in flight: what its work knows, and what it may ask of the frame."""
 
-    job_id: int
-    status: JobStatus
-    message: str
-    code: str = ""
-    retry_delay_s: float | None = None
-    did_run: bool = True
+    def __init__(self, ledger: Ledger, taken: Taken, clock: Callable[[], datetime]) -> None:
+        self.ledger = ledger
+        self.job = taken.job
+        self.destination = taken.destination
+        self.attempt_id = taken.attempt_id
+        self.is_probe = taken.is_probe
+        self.now = clock
+        self.instances = 0
+        """Instances acknowledged so far; what each attempt of the job is listed with."""
+        self._size_bytes = 0
+        self._kind = dag_kind(taken.job.job_type)
+        self._taken_away = threading.Event()
+        self._heard = False
 
+    # -- the peer ------------------------------------------------------------------------------------------------
 
-def begin(ledger: Ledger, job_id: int, run: Run, now: datetime) -> Ended | tuple[Job, Destination, int, bool]:
-    """Take the job for this attempt, or say why not. One transaction, under the job's lock."""
-    with ledger.transaction():
-        job = jobs.get(ledger, job_id, lock=True)
-        _check_is_store_job(job)
-        if job.status.is_done:
-            return Ended(job_id, job.status, f"job {job_id} is {job.status.value} already", did_run=False)
-        if _is_anothers(job, run, now):
-            return Ended(job_id, job.status, f"job {job_id} is being worked on by run {job.run_id}", did_run=False)
-        destination = destinations.get_by_id(ledger, job.destination_id)
-        if job.status in _RETRIED_BY_AIRFLOW and jobs.count_killed(ledger, job_id) >= destination.max_attempts:
-            return _give_up_killed(ledger, job)
-        if blocked_by := jobs.blocker(ledger, job_id):
-            return _put_back(ledger, job, WaitReason.LANE, f"job {blocked_by} has to finish first")
-        if not destination.enabled:
-            return _put_back(ledger, job, WaitReason.DISABLED, f"destination {destination.name} is disabled")
-        if destination.next_opening(now) > now:
-            return _put_back(ledger, job, WaitReason.SEND_WINDOW, f"outside the send window {destination.send_window}")
-        if urgent := jobs.more_urgent(ledger, job):
-            return _put_back(ledger, job, WaitReason.QUEUE, f"job {urgent} is more urgent")
-        probe = breaker.take_probe(ledger, destination, now)
-        if probe is False:
-            return _put_back(ledger, job, WaitReason.DESTINATION_DOWN, f"destination {destination.name} is down")
-        attempt_id = jobs.begin_attempt(ledger, job_id, dag_id=run.dag_id, run_id=run.run_id, try_number=run.try_number)
-    if job.status is JobStatus.FAILED:  # cleared in Airflow: it starts afresh
-        job = replace(job, attempts=0, first_attempt_at=None)
-    return job, destination, attempt_id, probe is True
+    def reach(self, talk: Callable[[], Answer], *, tells_health: bool = True) -> Answer:
+        """Talk to the destination; whether it could be reached feeds its circuit breaker.
 
+        A C-ECHO (``tells_health`` False) can only open it: an archive may answer that and refuse to store.
+        """
+        try:
+            answer = talk()
+        except ConfigurationError as exc:
+            # A setting of the destination is wrong: every job would meet the same.
+            error = DestinationMisconfigured(exc.message, code=exc.code, next_step=exc.next_step)
+            breaker.record_failure(self.ledger, self.destination, self._kind, error, self.now())
+            raise error from exc
+        except ArchsyncError as exc:
+            if breaker.concerns_connection(exc):
+                breaker.record_failure(self.ledger, self.destination, self._kind, exc, self.now())
+            elif isinstance(exc, PeerUnavailable | OutcomeUnknown | PeerRefused):
+                self.answered()
+            raise
+        if tells_health:
+            self.answered()
+        return answer
 
-def _is_anothers(job: Job, run: Run, now: datetime) -> bool:
-    """Tell whether another run works on the job and is alive. A later try of the same run means Airflow gave it up."""
-    if job.status is not JobStatus.RUNNING or job.lease_until is None or job.lease_until <= now:
-        return False
-    same_run = (job.dag_id, job.run_id) == (run.dag_id, run.run_id)
-    return not same_run
+    def answered(self) -> None:
+        """The peer did what it is there for, or refused to: it is up."""
+        if not self._heard:
+            breaker.record_answer(self.ledger, self.destination, self._kind)
+            self._heard = True
 
+    # -- the job -------------------------------------------------------------------------------------------------
 
-_RETRIED_BY_AIRFLOW = frozenset({JobStatus.RUNNING, JobStatus.RETRYING})
+    def add_progress(self, *, instances: int, size_bytes: int = 0, failed: int = 0) -> None:
+        """Count what came of instances, in the caller's transaction; a job that was taken away shows at the next check.
 
-
-def _give_up_killed(ledger: Ledger, job: Job) -> Ended:
-    """Fail a job whose process is killed every time: an image that crashes it must not do so for ever."""
-    message = "Its process was killed in every attempt (out of memory, or an image that crashes it)."
-    jobs.close_lost_attempts(ledger, job.job_id)
-    jobs.move(ledger, job.job_id, JobStatus.FAILED, reason_code="task-killed", reason=message)
-    look_again(ledger, job)
-    return Ended(job.job_id, JobStatus.FAILED, message, code="task-killed")
-
-
-def look_again(ledger: Ledger, job: Job) -> None:
-    """Have the job's study planned again: what changed since the job looked was covered by it, and is no longer."""
-    if job.study_key is not None:
-        plan_queue.queue(ledger, [job.study_key])
-
-
-def _put_back(ledger: Ledger, job: Job, why: WaitReason, message: str) -> Ended:
-    jobs.move(ledger, job.job_id, JobStatus.WAITING, wait_reason=why, reason_code=job.reason_code, reason=job.reason)
-    return Ended(job.job_id, JobStatus.WAITING, message, code=why.value, did_run=False)
-
-
-def _check_is_store_job(job: Job) -> None:
-    """Refuse to run a job of another kind as a store job."""
-    if job.job_type not in (JobType.ARCHIVE, JobType.DICOM):
-        raise InvalidInput(
-            f"job {job.job_id} is of type {job.job_type.value}, not archive or dicom", code="wrong-job-type"
+        What was acknowledged is recorded even then: it is true whoever has the job.
+        """
+        still_ours = jobs.add_progress(
+            self.ledger,
+            self.job.job_id,
+            self.attempt_id,
+            instances=instances,
+            size_bytes=size_bytes,
+            failed=failed,
         )
+        self.instances += instances
+        self._size_bytes += size_bytes
+        if not still_ours:
+            self._taken_away.set()
+
+    def check_is_ours(self) -> None:
+        """Stop the attempt here if the job was taken away.
+
+        Raises:
+            TakenAway: it was.
+        """
+        if self._taken_away.is_set():
+            raise TakenAway
+
+    def pause(self, seconds: float) -> None:
+        """Wait, but no longer than the job is ours.
+
+        Raises:
+            TakenAway: the job was taken away.
+        """
+        self._taken_away.wait(seconds)
+        self.check_is_ours()
+
+    @contextmanager
+    def _heartbeat(self) -> Iterator[None]:
+        """Keep the lease while the block runs; notice when the job is taken away."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            with self.ledger.clone() as own:
+                while not stop.wait(HEARTBEAT_S):
+                    try:
+                        if not jobs.renew_lease(own, self.job.job_id, self.attempt_id):
+                            self._taken_away.set()
+                    except LedgerUnavailable:
+                        continue  # the working thread meets it too, and concludes
+
+        thread = threading.Thread(target=beat, name=f"lease-{self.job.job_id}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def conclude(
+        self,
+        status: JobStatus,
+        *,
+        code: str = "",
+        message: str,
+        counted: bool = False,
+        retry_delay_s: float | None = None,
+        wait: WaitReason | None = None,
+        not_before: datetime | None = None,
+    ) -> Ended:
+        """Record how the attempt ended and what becomes of the job; the last thing its work does.
+
+        A study whose job ends without success, or waits for something the planner has to see, is planned again.
+        """
+        next_attempt_at = None if retry_delay_s is None else self.now() + timedelta(seconds=retry_delay_s)
+        with self.ledger.transaction():
+            if status in (JobStatus.FAILED, JobStatus.CANCELLED) or not_before is not None:
+                # Before the job's row is locked: the planner takes its locks in this order too.
+                look_again(self.ledger, self.job)
+            jobs.finish_attempt(
+                self.ledger,
+                self.attempt_id,
+                outcome=status,
+                reason_code=code or None,
+                reason=message,
+                counted=counted,
+                instances=self.instances,
+                size_bytes=self._size_bytes,
+            )
+            moved = jobs.move(
+                self.ledger,
+                self.job.job_id,
+                status,
+                attempt_id=self.attempt_id,
+                reason_code=code or None,
+                reason=message,
+                wait_reason=wait,
+                not_before=not_before,
+                next_attempt_at=next_attempt_at,
+                counted=counted,
+                decided_by="archsync",
+            )
+        if not moved:
+            status = jobs.get(self.ledger, self.job.job_id).status
+            return Ended(self.job.job_id, status, "the job was taken away from this attempt", did_run=False)
+        return Ended(self.job.job_id, status, message, code, retry_delay_s)
+
+    def _conclude_error(self, error: ArchsyncError) -> Ended:
+        """Decide what follows an error and record it."""
+        health = breaker.health(self.ledger, self.destination, self._kind)
+        decision = decide(
+            error,
+            self.destination,
+            attempts=self.job.attempts,
+            first_attempt_at=self.job.first_attempt_at,
+            now=self.now(),
+            is_destination_down=health.is_down,
+            dice=random.random(),  # noqa: S311 - jitter, not a secret
+        )
+        status = {After.RETRY: JobStatus.RETRYING, After.FAIL: JobStatus.FAILED, After.WAIT: JobStatus.WAITING}
+        return self.conclude(
+            status[decision.after],
+            code=error.code,
+            message=error.message,
+            counted=decision.counts,
+            retry_delay_s=decision.delay_s,
+            wait=WaitReason.DESTINATION_DOWN if decision.after is After.WAIT else None,
+        )
+
+    def _conclude_taken_away(self) -> Ended:
+        """Record the attempt's end, unless the one that took over has, and leave the job alone."""
+        status = jobs.get(self.ledger, self.job.job_id).status
+        message = "the job was taken away from this attempt"
+        jobs.finish_attempt(
+            self.ledger,
+            self.attempt_id,
+            outcome=status,
+            reason_code="taken-away",
+            reason=message,
+            instances=self.instances,
+            size_bytes=self._size_bytes,
+        )
+        return Ended(self.job.job_id, status, message, did_run=False)
+
+
+def run_attempt(
+    ledger: Ledger,
+    job_id: int,
+    run: Run,
+    *,
+    job_types: Collection[JobType],
+    work: Callable[[Attempt], Ended],
+    clock: Callable[[], datetime] | None = None,
+) -> Ended:
+    """Run one attempt of a job of one of ``job_types`` and record how it ended.
+
+    ``work`` ends with :meth:`Attempt.conclude`, or raises. Safe to call again at any time: a job that is done is left
+    alone, one that another attempt works on too.
+
+    Raises:
+        LedgerUnavailable: nothing could be recorded; Airflow's retry calls again.
+        InvalidInput: there is no such job, or it is of another type.
+        ArchsyncError: a fault of ours, recorded with the job.
+    """
+    now = clock or (lambda: datetime.now(UTC))
+    try:
+        taken = take(ledger, job_id, run, job_types, now())
+    except ArchsyncError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - any fault must show on the job, or it would be started again and again
+        fault = _internal_error(exc)
+        jobs.move(ledger, job_id, JobStatus.FAILED, reason_code=fault.code, reason=fault.message)
+        raise fault from None
+    if isinstance(taken, Ended):
+        return taken
+    attempt = Attempt(ledger, taken, now)
+    try:
+        with attempt._heartbeat():
+            return work(attempt)
+    except TakenAway:
+        return attempt._conclude_taken_away()
+    except LedgerUnavailable:
+        raise
+    except ArchsyncError as exc:
+        return attempt._conclude_error(exc)
+    except Exception as exc:  # noqa: BLE001 - any fault of ours must show on the job
+        fault = _internal_error(exc)
+        attempt._conclude_error(fault)
+        raise fault from None
+
+
+def _internal_error(exc: Exception) -> ArchsyncError:
+    """A fault of ours by its kind and place: its text may quote a patient, and would end up in the run's log."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    place = next((f for f in reversed(frames) if "archsync" in Path(f.filename).parts), frames[-1])
+    return ArchsyncError(f"internal error ({type(exc).__name__} in {Path(place.filename).name}, line {place.lineno})")

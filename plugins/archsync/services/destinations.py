@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from archsync.core.destination import Destination
+from archsync.core.naming import PEERS
 from archsync.core.settings import format_value, parse_settings, setting_fields
 from archsync.core.study import Facility
 from archsync.errors import ConfigurationError
@@ -163,8 +164,8 @@ def change(
     """
     with ledger.transaction():
         known = store.get(ledger, name)
-        # The row that every destination has: locking it puts concurrent changes in order.
-        health = store.lock_health(ledger, _id(known))
+        # The rows that every destination has: locking them puts concurrent changes in order.
+        health = {peer: store.lock_health(ledger, _id(known), peer) for peer in PEERS}
         current = store.get(ledger, name)
         wanted = rebuild(current, values)
         changes = differences(current, wanted)
@@ -183,8 +184,9 @@ def change(
         _record(ledger, actor, "destination.override" if tied else "destination.set", wanted, changes)
         if changed & DECIDES_WHAT_IS_DUE:
             plan_queue.reset_watermark(ledger)
-        if changed & DECIDES_REACH and health.is_down:
-            store.set_health(ledger, _id(current), replace(health, probe_at=now))
+        for peer, known_health in health.items():
+            if changed & DECIDES_REACH and known_health.is_down:
+                store.set_health(ledger, _id(current), peer, replace(known_health, probe_at=now))
         store.look_again(ledger, _id(current), now)
         store.notify_work(ledger)
     return changes

@@ -46,11 +46,11 @@ def hand_out(ledger: Ledger, *, now: datetime, is_paused: IsPaused) -> list[Hand
         if destination_id is None or destination_id not in due:
             continue
         paused = is_paused(DagKind.ARCHIVE, destination.name)
-        destinations.set_suspended(ledger, destination_id, bool(paused))
-        state = health[destination_id].health
-        closed = destination_gate(destination, state, is_suspended=paused is not False, now=now)
+        destinations.set_suspended(ledger, destination_id, DagKind.ARCHIVE, bool(paused))
+        state = health[destination_id, DagKind.ARCHIVE].health
+        closed = destination_gate(destination, DagKind.ARCHIVE, state, is_suspended=paused is not False, now=now)
         if closed is not None:
-            destinations.look_again(ledger, destination_id, _look_again_at(destination, closed, now))
+            destinations.look_again(ledger, destination_id, _look_again_at(destination, closed, now), [DagKind.ARCHIVE])
             continue
         wanted = due[destination_id]
         free = quota(destination, state, handed_out=wanted.handed_out)
@@ -116,9 +116,10 @@ def explain(ledger: Ledger, listed: list[ListedJob], *, now: datetime) -> list[E
     health = destinations.health(ledger)
     explained = []
     for item in listed:
-        state = health[item.job.destination_id]
+        kind = dag_kind(item.job.job_type)
+        state = health[item.job.destination_id, kind]
         closed = destination_gate(
-            by_id[item.job.destination_id], state.health, is_suspended=state.is_suspended, now=now
+            by_id[item.job.destination_id], kind, state.health, is_suspended=state.is_suspended, now=now
         )
         why = wait_reason(
             status=item.job.status,

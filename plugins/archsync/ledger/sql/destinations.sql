@@ -15,31 +15,31 @@ select d.* from destination d where d.destination_id = %(destination_id)s;
 select add_holdings(%(destination_id)s);
 
 -- name: add_health
--- A new destination counts as healthy.
-insert into destination_health (destination_id) values (%(destination_id)s);
+-- A new destination counts as healthy, for jobs of every kind.
+insert into destination_health (destination_id, kind) values (%(destination_id)s, %(kind)s);
 
 -- name: health
 -- The circuit breakers of all destinations.
 select * from destination_health;
 
 -- name: health_of
--- The circuit breaker of one destination, locked until the transaction ends.
-select * from destination_health where destination_id = %(destination_id)s for update;
+-- The circuit breaker of one peer of a destination, locked until the transaction ends.
+select * from destination_health where destination_id = %(destination_id)s and kind = %(kind)s for update;
 
 -- name: set_health
--- Set the circuit breaker of a destination.
+-- Set the circuit breaker of one peer of a destination.
 update destination_health set failures = %(failures)s, down_since = %(down_since)s, probe_at = %(probe_at)s,
     reason_code = %(reason_code)s, reason = %(reason)s, updated_at = now()
-where destination_id = %(destination_id)s;
+where destination_id = %(destination_id)s and kind = %(kind)s;
 
 -- name: set_suspended
 -- Whether the destination's DAG was seen paused in Airflow.
 update destination_health set is_suspended = %(is_suspended)s, updated_at = now()
-where destination_id = %(destination_id)s and is_suspended <> %(is_suspended)s;
+where destination_id = %(destination_id)s and kind = %(kind)s and is_suspended <> %(is_suspended)s;
 
 -- name: look_again
--- The dispatcher found a destination closed: when to look at it again.
-update destination_health set look_again_at = %(at)s where destination_id = %(destination_id)s;
+-- The dispatcher found a destination closed for some kinds of job: when to look at it again.
+update destination_health set look_again_at = %(at)s where destination_id = %(destination_id)s and kind = any(%(kinds)s);
 
 -- name: notify_work
 -- Wake the dispatcher.
