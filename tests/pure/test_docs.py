@@ -14,9 +14,10 @@ import pytest
 from archsync.cli.main import archsync
 from archsync.core.job import TRANSITIONS, UNDONE, JobStatus, WaitReason
 from archsync.core.naming import DISPATCH_DAG_ID, MAINTAIN_DAG_ID
+from archsync.core.profiles import ArchiveProfile
 from archsync.messages.association import negotiation_abort_error, rejection_error
 from archsync.messages.store_status import explain_store_status
-from archsync.net.dicom.transport import _TLS_FAILURES
+from archsync.net.dicom.transport import TLS_FAILURES
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "plugins" / "archsync"
@@ -81,7 +82,9 @@ def codes_in_sql(source: str) -> set[str]:
 
 def codes_of_tables() -> set[str]:
     """The codes that come out of the tables: every C-STORE status, every refusal, every abort, every TLS failure."""
-    statuses = {explain_store_status(status).code for status in [None, *range(0x10000)]}
+    statuses = {
+        explain_store_status(status, profile).code for status in [None, *range(0x10000)] for profile in ArchiveProfile
+    }
     titles = {"called_ae_title": "VNA1", "calling_ae_title": "ARCHSYNC"}
     refusals = {
         rejection_error(result, source, reason, **titles).code
@@ -90,7 +93,7 @@ def codes_of_tables() -> set[str]:
         for reason in range(12)
     }
     aborts = {negotiation_abort_error(source, reason).code for source in (0, 2) for reason in range(7)}
-    return statuses | refusals | aborts | {code for code, _, _ in _TLS_FAILURES.values()}
+    return statuses | refusals | aborts | {code for code, _, _ in TLS_FAILURES.values()}
 
 
 def codes_in_package() -> set[str]:

@@ -27,7 +27,7 @@ BUSY, LIMITED, STOP = StoreResult.BUSY, StoreResult.LIMITED, StoreResult.STOP
         (0xA700, BUSY, "out-of-resources"),
         (0xA76F, BUSY, "out-of-resources"),
         (0xA770, REFUSED, "different-object-same-uid"),
-        (0xA771, REFUSED, "instance-already-rejected"),
+        (0xA771, REFUSED, "instance-rejected-there"),
         (0xA772, REFUSED, "note-names-unknown-instance"),
         (0xA773, REFUSED, "class-instance-conflict"),
         (0xA774, REFUSED, "rejected-under-other-title"),

@@ -200,7 +200,7 @@ def test_a_rejected_instance_that_comes_again_is_refused(endpoint, stored, note,
     assert store(endpoint, note(stored[:1], title)) == [0x0000]
     (outcome,) = store_instances(endpoint, stored[:1])
     assert (outcome.result, outcome.status, outcome.code) == (
-        StoreResult.REFUSED, 0xA771, "instance-already-rejected",
+        StoreResult.REFUSED, 0xA771, "instance-rejected-there",
     )  # fmt: skip
     assert shown(endpoint, stored) == uids(stored[1:])
 

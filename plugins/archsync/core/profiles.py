@@ -39,3 +39,34 @@ PROFILES: Mapping[ArchiveProfile, Capabilities] = MappingProxyType(
         ArchiveProfile.ORTHANC: Capabilities(supports_iocm=False),
     }
 )
+
+
+class NoteAnswer(StrEnum):
+    """What an archive's answer to a rejection note means for the job that sent it."""
+
+    STORED = "stored"
+    """It has the note; whether it hides the instances, only a check tells."""
+    ALREADY_REJECTED_OTHER_TITLE = "already_rejected_other_title"
+    """Instances are rejected there already, under another title: the goal is met if a check finds them hidden."""
+    NAMES_UNKNOWN = "names_unknown"
+    """The note names an instance that is not held there: wait for what is queued, else a new note of another scope."""
+    BUG_OTHER_BYTES = "bug_other_bytes"
+    """The note's UID is taken by other bytes. Ours are sent as built, so this is a fault of ours: stop and say so."""
+    INSTANCE_REJECTED = "instance_rejected"
+    """The note itself was rejected there: never again under this UID."""
+    PATIENT_MISMATCH = "patient_mismatch"
+    """The note's patient is not that of the study there: permanent until ADT is in step, then once more."""
+    BEING_DELETED = "being_deleted"
+    """The study is being deleted there: transient, but it takes long."""
+    PERMANENT = "permanent"
+    """The same note would be refused again."""
+    NOT_ACCEPTED = "not_accepted"
+    """The archive takes no Key Object Selections: permanent for notes, images may go on."""
+    NOT_AUTHORISED = "not_authorised"
+    """It would refuse everything of ours: the destination stops."""
+    BUSY = "busy"
+    """Transient."""
+    LIMITED = "limited"
+    """Unclear: a few tries, then permanent."""
+    UNKNOWN = "unknown"
+    """Sent, no valid answer: resend the same bytes."""

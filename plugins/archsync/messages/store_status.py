@@ -1,14 +1,15 @@
 """What a C-STORE response status means and what follows from it.
 
-The ranges are those of PS3.4 Table B.2-1 (storage) and PS3.7 Annex C (general statuses). Inside A7xx one widely
-used archive, dcm4chee-arc, gives twelve codes a meaning of its own that a later try can't change; they are told apart
-from "out of resources", which a later try can.
+The ranges are those of PS3.4 Table B.2-1 (storage) and PS3.7 Annex C (general statuses). Inside A7xx some archives give
+codes a meaning of their own, which is asked for first: ``core/archive_answers.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from archsync.core.archive_answers import find_answer
+from archsync.core.profiles import ArchiveProfile
 from archsync.core.transfer import StoreResult
 
 
@@ -35,12 +36,9 @@ _NOTHING = "Nothing to do."
 _WAIT = "Nothing to do: archsync tries again by itself. If it lasts, check the archive's storage and load."
 _READ_LOG = "Read the archive's log for this SOP Instance UID, correct the cause, then retry the job."
 _FIX_INSTANCE = "Check the instance with a DICOM validator, correct it on the platform, then retry the job."
-_FIX_IDENTITY = "Bring the patient's identity at the archive in step with the platform, then retry the job."
-_NOT_AGAIN = "Compare this instance at the archive with the platform's; do not send it again under the same UID."
 
 _GENERAL = "PS3.7 Annex C"
 _STORAGE = "PS3.4 Table B.2-1"
-_DCM4CHEE = "PS3.4 Table B.2-1 (A7xx); meaning as dcm4chee-arc uses it"
 
 # The first row that contains the status counts, so single codes stand above the range they lie in.
 STATUS_TABLE: tuple[StatusMeaning, ...] = (
@@ -95,45 +93,6 @@ STATUS_TABLE: tuple[StatusMeaning, ...] = (
         _GENERAL,
     ),
     StatusMeaning(
-        0xA770, 0xA770, _REFUSED, "different-object-same-uid",
-        "The archive holds an object with the same UID and other content.", _NOT_AGAIN, _DCM4CHEE,
-    ),
-    StatusMeaning(
-        0xA771, 0xA771, _REFUSED, "instance-already-rejected",
-        "The instance was rejected at the archive earlier and may not come back.", _NOT_AGAIN, _DCM4CHEE,
-    ),
-    StatusMeaning(
-        0xA772, 0xA772, _REFUSED, "note-names-unknown-instance",
-        "The rejection note names an instance that the archive does not hold.",
-        "Archive the study there first, then retry the job.", _DCM4CHEE,
-    ),
-    StatusMeaning(
-        0xA773, 0xA773, _REFUSED, "class-instance-conflict",
-        "The archive holds this SOP Instance UID under another SOP class.", _NOT_AGAIN, _DCM4CHEE,
-    ),
-    StatusMeaning(
-        0xA774, 0xA774, _REFUSED, "rejected-under-other-title",
-        "The instances are already rejected at the archive for another reason.",
-        "Compare the study at the archive with the platform's: usually the aim is met.", _DCM4CHEE,
-    ),
-    StatusMeaning(
-        0xA775, 0xA776, _REFUSED, "retention-not-allowed",
-        "The archive's retention policy does not allow this rejection, or not yet.",
-        "Change the policy at the archive, or cancel the job.", _DCM4CHEE,
-    ),
-    StatusMeaning(
-        0xA777, 0xA779, _REFUSED, "patient-differs",
-        "The patient's identity differs from that of the study at the archive, or is not trusted there.",
-        _FIX_IDENTITY, _DCM4CHEE,
-    ),
-    StatusMeaning(
-        0xA77A, 0xA77A, _BUSY, "study-being-deleted", "The archive is deleting the study.", _WAIT, _DCM4CHEE
-    ),
-    StatusMeaning(
-        0xA77B, 0xA77B, _REFUSED, "instance-in-other-study",
-        "The archive holds this SOP Instance UID in another series or study.", _NOT_AGAIN, _DCM4CHEE,
-    ),
-    StatusMeaning(
         0xA700, 0xA7FF, _BUSY, "out-of-resources", "The archive is out of resources.", _WAIT, _STORAGE
     ),
     StatusMeaning(
@@ -174,17 +133,22 @@ _UNLISTED = StatusMeaning(
 )  # fmt: skip
 
 
-def explain_store_status(status: int | None) -> StatusMeaning:
-    """Say what a C-STORE status means; None stands for "no valid response came"."""
+def explain_store_status(status: int | None, profile: ArchiveProfile = ArchiveProfile.GENERIC) -> StatusMeaning:
+    """Say what a C-STORE status from an archive means; None stands for "no valid response came"."""
     if status is None:
         return _NO_ANSWER
-    for row in STATUS_TABLE:
-        if row.first <= status <= row.last:
-            return row
-    return _UNLISTED
+    if row := find_answer(status, profile):
+        said = row.explanation
+        clause = f"{_STORAGE}; meaning as archives of profile {profile} use it"
+        return StatusMeaning(row.first, row.last, row.result, said.code, said.message, said.next_step, clause)
+    return next((row for row in STATUS_TABLE if row.first <= status <= row.last), _UNLISTED)
 
 
-def describe_store_status(status: int | None) -> str:
+def describe_store_status(status: int | None, profile: ArchiveProfile = ArchiveProfile.GENERIC) -> str:
     """The administrator's sentence for a status, with the status in hexadecimal as archives log it."""
-    meaning = explain_store_status(status)
-    return meaning.message if status is None else f"{meaning.message} (status {status:04X})"
+    return with_status(explain_store_status(status, profile).message, status)
+
+
+def with_status(message: str, status: int | None) -> str:
+    """A sentence with the status it is about, if there was one."""
+    return message if status is None else f"{message} (status {status:04X})"
