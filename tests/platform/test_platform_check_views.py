@@ -271,6 +271,20 @@ def test_every_fault_is_named_at_once(good, dba):
     }
 
 
+def test_studies_that_still_name_a_merged_patient_are_told_and_are_no_fault(good, dba):
+    dba.execute("update pacs.patient set merged_into_patient_key = 2 where patient_key = 1")
+    assert findings(good, Level.ERROR, Level.WARNING) == []
+    (result,) = [r for r in findings(good, Level.INFO) if r.column == "patient_key"]
+    assert result.message == "1 studies name a patient that was merged into another, such as study_key 1"
+
+
+def test_merges_in_a_circle_are_a_fault(good, dba):
+    dba.execute("update pacs.patient set merged_into_patient_key = 3 - patient_key where patient_key < 3")
+    (fault,) = errors(good)
+    assert (fault.view, fault.column) == ("patient", "merged_into_patient_key")
+    assert fault.message.startswith("the merges of 2 patients go round in a circle, such as patient_key")
+
+
 WARNINGS = [
     (
         (
@@ -281,13 +295,6 @@ WARNINGS = [
         "exam_status",
         "statuses that trigger nothing: 'Cancelled' (1), 'pending' (1)",
         "spelling and case count",
-    ),
-    (
-        "update pacs.patient set merged_into_patient_key = 2 where patient_key = 1",
-        "study",
-        "patient_key",
-        "1 studies belong to a patient that was merged into another, such as study_key 1",
-        "let patient_key name the survivor",
     ),
     (
         "update pacs.instance set size_bytes = 11 where instance_key = 1",
@@ -322,7 +329,31 @@ def test_no_value_of_a_patient_is_shown(good, dba):
     assert "secret" not in " ".join(f"{r.message} {r.hint}" for r in check_platform(good)).lower()
 
 
-def test_a_big_table_without_indexes_is_a_warning_that_names_queries_and_columns(good, dba):
+@pytest.mark.parametrize(
+    ("change", "column", "queries"),
+    [
+        ("drop index pacs.instance_revision_idx", "instance.revision", "what changed?"),
+        (
+            "drop index pacs.instance_replaces_idx",
+            "instance.replaces_instance_key",
+            "find replacements of instances",
+        ),
+        (
+            "alter table pacs.instance drop constraint instance_pkey cascade",
+            "instance.instance_key",
+            "find instances by their keys",
+        ),
+        (
+            "drop index pacs.patient_merged_idx",
+            "patient.merged_into_patient_key",
+            "which merged patients changed?, who was merged into a patient?",
+        ),
+    ],
+)
+def test_a_big_table_without_indexes_is_a_warning_that_names_queries_and_columns(good, dba, change, column, queries):
+    dba.execute(
+        "insert into pacs.patient (patient_id, name) select n, repeat('x', 200) from generate_series(1, 40000) n"
+    )
     dba.execute(
         "insert into pacs.study (study_instance_uid, patient_key, facility_id)"
         " select '1.2.9.' || n, 1, 'CITY' from generate_series(1, 2000) n"
@@ -335,10 +366,11 @@ def test_a_big_table_without_indexes_is_a_warning_that_names_queries_and_columns
     )
     dba.execute("analyze")
     assert [r for r in findings(good, Level.WARNING) if "reads all" in r.message] == []
-    dba.execute("drop index pacs.instance_revision_idx")
+    dba.execute(change)
     (warning,) = [r for r in findings(good, Level.WARNING) if "reads all" in r.message]
-    assert re.search(r"reads all of pacs.instance \(\d+ MB\) to answer: what changed\?$", warning.message)
-    assert "instance.revision" in warning.hint
+    table = column.partition(".")[0]
+    assert re.search(rf"reads all of pacs\.{table} \(\d+ MB\) to answer: {re.escape(queries)}$", warning.message)
+    assert column in warning.hint
 
 
 def test_a_sequence_in_transaction_mode_is_suspected_from_its_numbers(good, dba):

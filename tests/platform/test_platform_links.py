@@ -216,7 +216,7 @@ def test_a_key_longer_than_its_column_finds_no_other_row(texts_as_keys):
 def test_a_key_of_another_type_is_refused_without_being_quoted(platform, add_studies):
     add_studies(1)
     for ask in (platform.resolve_survivors, platform.find_instances, platform.find_replacements):
-        with pytest.raises(InvalidInput, match="PostgreSQL refuses a value .* or a key") as refused:
+        with pytest.raises(InvalidInput, match=r"PostgreSQL refuses a value .* or a key") as refused:
             ask(["no number"])
         assert "no number" not in str(refused.value)
     assert set(platform.fetch_patients(["no number", "1"]).rejected) == {"no number"}

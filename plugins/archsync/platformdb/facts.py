@@ -80,6 +80,8 @@ class PlatformFacts:
     orphans: dict[Reference, tuple[int, str | None] | str] = field(default_factory=dict)
     #: Studies whose patient was merged into another, and one of their keys.
     studies_of_merged: tuple[int, str | None] = (0, None)
+    #: Merged patients of the sample whose merges go round in a circle.
+    merge_cycles: tuple[str, ...] = ()
     table_scans: list[TableScan] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -110,6 +112,8 @@ def collect_facts(platform: Platform, *, sample_size: int = 10_000) -> PlatformF
     if _is_complete(facts):
         with _noting(facts.failures), platform.session.transaction() as cursor:
             facts.studies_of_merged = _count_studies_of_merged(cursor, platform, sample_size)
+        with _noting(facts.failures):
+            facts.merge_cycles = _find_merge_cycles(platform, facts)
         with _noting(facts.failures), platform.session.transaction() as cursor:
             facts.position = fetch_position(cursor, platform.schema, platform.revision)
             facts.table_scans = _find_table_scans(cursor, platform, facts)
@@ -235,6 +239,13 @@ def _count_studies_of_merged(cursor: Cursor, platform: Platform, sample_size: in
     return count, example
 
 
+def _find_merge_cycles(platform: Platform, facts: PlatformFacts) -> tuple[str, ...]:
+    survivor = [column.name for column in PATIENT.columns].index("merged_into_patient_key")
+    sample = facts.views[PATIENT.name].sample or []
+    merged = [key for row in sample if row[survivor] is not None and (key := row[0]) is not None]
+    return tuple(platform.resolve_survivors(merged).rejected)
+
+
 def _find_table_scans(cursor: Cursor, platform: Platform, facts: PlatformFacts) -> list[TableScan]:
     """Have PostgreSQL explain the reader's queries as they will be asked, and note the tables it would read whole."""
     position = facts.position
@@ -244,15 +255,24 @@ def _find_table_scans(cursor: Cursor, platform: Platform, facts: PlatformFacts) 
     # One study: many of a small archive's could rightly be answered by reading all of a table.
     keys = [row[0] for row in study_rows[:1] if row[0] is not None]
     uids = [row[1] for row in study_rows[:1] if row[1] is not None]
+    patients = [row[0] for row in (facts.views[PATIENT.name].sample or [])[:1] if row[0] is not None]
+    instances = [row[0] for row in (facts.views[INSTANCE.name].sample or [])[:1] if row[0] is not None]
     # As after a read a moment ago; in sequence mode that includes the overlap.
     conditions = conditions_since(position, position, overlap=platform.overlap)
     queries: dict[str, Query] = {
         "what changed?": platform.queries.changed_studies(conditions, 10_000),
+        "which merged patients changed?": platform.queries.changed_merged_patients(conditions, 10_000),
         "read studies": platform.queries.studies(cursor, keys),
         "read instances of studies": platform.queries.instances(cursor, keys),
         "next page of studies": platform.queries.study_keys_page(cursor, keys[0] if keys else None, 200),
         "find a study by its UID": platform.queries.study_keys_where(study_instance_uid=uids[0] if uids else "1.2"),
         "find studies by accession number": platform.queries.study_keys_where(accession_number="1"),
+        "read patients": platform.queries.patients(cursor, patients),
+        "into whom was a patient merged?": platform.queries.merges_of(cursor, patients),
+        "who was merged into a patient?": platform.queries.merges_into(cursor, patients),
+        "find studies of patients": platform.queries.studies_of_patients(cursor, patients, 10_000),
+        "find instances by their keys": platform.queries.studies_of_instances(cursor, instances),
+        "find replacements of instances": platform.queries.replacements(cursor, instances),
     }
     found = []
     for label, (query, parameters) in queries.items():

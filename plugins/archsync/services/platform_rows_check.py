@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from archsync.core.platform_contract import INSTANCE, SQL_TYPES, STUDY, Column, Kind, View
+from archsync.core.platform_contract import INSTANCE, PATIENT, SQL_TYPES, STUDY, Column, Kind, View
 from archsync.core.study import ExamStatus
 from archsync.errors import InvalidInput
 from archsync.net.images import local_image
@@ -117,9 +117,18 @@ def judge_references(facts: PlatformFacts, view: View) -> Iterator[CheckResult]:
         yield CheckResult(
             view.name,
             "patient_key",
-            Level.WARNING,
-            f"{count} studies belong to a patient that was merged into another, such as study_key {example}",
-            "after a merge let patient_key name the survivor: coalesce(p.merged_into, s.patient) as patient_key",
+            Level.INFO,
+            f"{count} studies name a patient that was merged into another, such as study_key {example}",
+            "fine: archsync takes the patient at the end of the merges as theirs",
+        )
+    if view is PATIENT and facts.merge_cycles:
+        yield CheckResult(
+            view.name,
+            "merged_into_patient_key",
+            Level.ERROR,
+            f"the merges of {len(facts.merge_cycles)} patients go round in a circle,"
+            f" such as patient_key {facts.merge_cycles[0]}",
+            "correct the rows: the surviving patient's merged_into_patient_key is null",
         )
 
 
