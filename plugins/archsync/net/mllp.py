@@ -20,7 +20,7 @@ from archsync.core.tls import TlsSettings
 from archsync.errors import ArchsyncError, DestinationMisconfigured, InvalidInput, OutcomeUnknown, PeerUnavailable
 from archsync.messages.hl7_ack import Ack, ack_error, explain_ack, parse_ack, parse_ack_overrides, read_header
 from archsync.messages.mllp import FrameDecoder, encode_frame
-from archsync.net.dicom.transport import _TLS_FAILURES, build_tls_context
+from archsync.net.dicom.transport import TLS_FAILURES, build_tls_context
 
 _RECEIVE_BYTES = 65536
 _OBJECTION_WAIT_S = 1.0
@@ -197,7 +197,7 @@ class MllpClient:
         except TimeoutError as exc:
             raise self._no_answer() from exc
         except ssl.SSLError as exc:
-            if exc.reason in _TLS_FAILURES:  # TLS 1.3: our certificate is refused after the handshake has ended for us
+            if exc.reason in TLS_FAILURES:  # TLS 1.3: our certificate is refused after the handshake has ended for us
                 raise self._tls_failure(exc) from exc
             data = b""
         except OSError:
@@ -292,7 +292,7 @@ class MllpClient:
             )
         if isinstance(exc, ssl.SSLEOFError):
             return PeerUnavailable(f"{self.peer} hung up during the TLS handshake", code="tls-no-answer")
-        code, sentence, next_step = _TLS_FAILURES.get(
+        code, sentence, next_step = TLS_FAILURES.get(
             exc.reason or "", ("tls-handshake", f"the handshake failed ({exc.reason or 'unknown reason'})", None)
         )
         return DestinationMisconfigured(f"TLS to {self.peer}: {sentence}", code=code, next_step=next_step)
@@ -312,7 +312,7 @@ class MllpClient:
         except DestinationMisconfigured as exc:
             return exc
         except ssl.SSLError as exc:
-            return self._tls_failure(exc) if exc.reason in _TLS_FAILURES else None
+            return self._tls_failure(exc) if exc.reason in TLS_FAILURES else None
         except (OSError, ArchsyncError):
             pass
         return None

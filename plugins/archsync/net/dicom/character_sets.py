@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Iterable
 
 from pydicom.charset import convert_encodings, decode_bytes, encode_string, python_encoding
@@ -12,6 +14,9 @@ from archsync.errors import InvalidInput
 UNICODE = "ISO_IR 192"
 _DEFAULT_REPERTOIRE = frozenset({"", "ISO_IR 6", "ISO 2022 IR 6"})
 _CHARACTER_SET = 0x00080005
+_DELIMITERS = frozenset(b"\\^=")
+_ESCAPE = b"\x1b"
+_NOT_ALWAYS_ASCII = re.compile(rb"[\x1b~\\]")  # code extensions; the overline and yen sign of JIS X 0201
 _TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 
 
@@ -32,6 +37,25 @@ def suit_character_set(dataset: Dataset, texts: Iterable[str]) -> bool:
     _convert(dataset)
     dataset.SpecificCharacterSet = UNICODE
     return True
+
+
+def decode_text(value: bytes, character_set: bytes) -> str | None:
+    """The text of a value (also of VR PN) under a Specific Character Set, both as they stand in a file.
+
+    None if the value is not in that set, or the set is unknown.
+    """
+    if value.isascii() and not _NOT_ALWAYS_ASCII.search(value):
+        return value.decode("ascii")
+    names = [name.strip() for name in character_set.decode("ascii", "replace").strip("\0 ").split("\\")]
+    if any(name not in python_encoding for name in names):
+        return None
+    # pydicom takes the default repertoire for Latin-1, which has more than ASCII
+    if names[0] in _DEFAULT_REPERTOIRE and not value.partition(_ESCAPE)[0].isascii():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        text = decode_bytes(value, convert_encodings(names), set(_DELIMITERS))
+    return None if "\ufffd" in text else text
 
 
 def _names(dataset: Dataset) -> list[str]:

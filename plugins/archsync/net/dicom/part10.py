@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +18,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from archsync.errors import InvalidInput
+from archsync.net.dicom.patient_header import PatientHeader
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
@@ -35,7 +36,13 @@ _MAX_DEPTH = 50
 
 _META_SOP_INSTANCE, _META_SYNTAX = 0x00020003, 0x00020010
 _SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
-_WANTED = frozenset({_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES})
+_CHARACTER_SET, _NAME, _PATIENT_ID, _ISSUER = 0x00080005, 0x00100010, 0x00100020, 0x00100021
+_BIRTH_DATE, _SEX = 0x00100030, 0x00100040
+_WANTED = frozenset(
+    {_CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE, _SEX, _STUDY, _SERIES}
+)
+_MAX_WANTED_BYTES = 4096
+"""More than any value of the wanted ones may have, so longer ones are not what they should be."""
 
 # Samples per Pixel belongs to the Image Pixel modules, which end in pixel data of one kind or a URL to them.
 _SAMPLES_PER_PIXEL = 0x00280002
@@ -56,6 +63,7 @@ class FileFacts:
     study_instance_uid: str
     series_instance_uid: str
     meta_sop_instance_uid: str | None
+    patient: PatientHeader = field(repr=False)
 
     @property
     def data_set_bytes(self) -> int:
@@ -110,19 +118,19 @@ def _read(path: Path, stream: BinaryIO) -> FileFacts:
     start = _find_start(stream)
     meta = _read_meta(stream, start, size)
     offset = stream.tell()
-    syntax = meta.get(_META_SYNTAX) or _guess_syntax(stream, offset)
-    uids: dict[int, str] = {}
+    syntax = _uid(meta, _META_SYNTAX) or _guess_syntax(stream, offset)
+    values: dict[int, bytes] = {}
     try:
         if syntax == DEFLATED_LITTLE:
             inflated = _inflate(stream.read())
-            walker = _Walker(io.BytesIO(inflated), len(inflated), EXPLICIT_LITTLE, uids)
+            walker = _Walker(io.BytesIO(inflated), len(inflated), EXPLICIT_LITTLE, values)
         else:
-            walker = _Walker(stream, size, syntax, uids)
+            walker = _Walker(stream, size, syntax, values)
         walker.walk()
     except _Malformed:
-        uids = _read_with_pydicom(path)
+        values = _read_with_pydicom(path)
     missing = [name for tag, name in ((_SOP_CLASS, "SOP Class UID"), (_SOP_INSTANCE, "SOP Instance UID"))
-               if not uids.get(tag)]  # fmt: skip
+               if not _uid(values, tag)]  # fmt: skip
     if missing:
         raise _Malformed(f"it has no {' and no '.join(missing)}")
     return FileFacts(
@@ -131,12 +139,24 @@ def _read(path: Path, stream: BinaryIO) -> FileFacts:
         modified_ns=status.st_mtime_ns,
         data_set_offset=offset,
         transfer_syntax_uid=syntax,
-        sop_class_uid=uids[_SOP_CLASS],
-        sop_instance_uid=uids[_SOP_INSTANCE],
-        study_instance_uid=uids.get(_STUDY, ""),
-        series_instance_uid=uids.get(_SERIES, ""),
-        meta_sop_instance_uid=meta.get(_META_SOP_INSTANCE),
+        sop_class_uid=_uid(values, _SOP_CLASS),
+        sop_instance_uid=_uid(values, _SOP_INSTANCE),
+        study_instance_uid=_uid(values, _STUDY),
+        series_instance_uid=_uid(values, _SERIES),
+        meta_sop_instance_uid=_uid(meta, _META_SOP_INSTANCE) if _META_SOP_INSTANCE in meta else None,
+        patient=PatientHeader(
+            character_set=values.get(_CHARACTER_SET, b""),
+            name=values.get(_NAME, b""),
+            patient_id=values.get(_PATIENT_ID, b""),
+            issuer_of_patient_id=values.get(_ISSUER, b""),
+            birth_date=values.get(_BIRTH_DATE, b""),
+            sex=values.get(_SEX, b""),
+        ),
     )
+
+
+def _uid(values: dict[int, bytes], tag: int) -> str:
+    return values.get(tag, b"").decode("ascii", "replace").strip("\0 ")
 
 
 def _find_start(stream: BinaryIO) -> int:
@@ -151,9 +171,9 @@ def _find_start(stream: BinaryIO) -> int:
     raise _Malformed("it has neither the DICM prefix nor a data set at its beginning")
 
 
-def _read_meta(stream: BinaryIO, start: int, size: int) -> dict[int, str]:
+def _read_meta(stream: BinaryIO, start: int, size: int) -> dict[int, bytes]:
     """Values of the file meta information (always explicit VR little endian); leaves the stream at the data set."""
-    values: dict[int, str] = {}
+    values: dict[int, bytes] = {}
     walker = _Walker(stream, size, EXPLICIT_LITTLE, values, wanted=frozenset({_META_SOP_INSTANCE, _META_SYNTAX}))
     stream.seek(start)
     while True:
@@ -185,20 +205,21 @@ def _inflate(deflated: bytes) -> bytes:
     return inflated
 
 
-def _read_with_pydicom(path: Path) -> dict[int, str]:
-    """UIDs by pydicom's tolerant reading, for files that break the standard in ways archives put up with."""
+def _read_with_pydicom(path: Path) -> dict[int, bytes]:
+    """The wanted values by pydicom's tolerant reading, for files with faults that archives put up with."""
     try:
         data_set = dcmread(path, force=True, defer_size=4096, specific_tags=sorted(_WANTED))
     except (InvalidDicomError, OSError, ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as exc:
         raise _Malformed("its data set can't be decoded") from exc
-    return {tag: str(data_set[tag].value or "") for tag in _WANTED if tag in data_set}
+    raw = {tag: data_set.get_item(tag).value for tag in _WANTED if tag in data_set}
+    return {tag: value for tag, value in raw.items() if isinstance(value, bytes)}
 
 
 class _Walker:
     """Steps over data elements; keeps the values of the wanted top-level ones."""
 
     def __init__(
-        self, stream: BinaryIO, size: int, syntax: str, values: dict[int, str], *, wanted: frozenset[int] = _WANTED
+        self, stream: BinaryIO, size: int, syntax: str, values: dict[int, bytes], *, wanted: frozenset[int] = _WANTED
     ) -> None:
         self._stream = stream
         self._size = size
@@ -223,8 +244,8 @@ class _Walker:
         tag, vr, length = self._read_header()
         if tag == _SAMPLES_PER_PIXEL or tag in _PIXELS:
             self._marks.add(tag)
-        if tag in self._wanted and length <= 64 + 2:
-            self._values[tag] = self._read(length).decode("ascii", "replace").strip("\0 ")
+        if tag in self._wanted and length <= _MAX_WANTED_BYTES:
+            self._values[tag] = self._read(length)
         else:
             self._skip_value(tag, vr, length, self._implicit, 0)
 

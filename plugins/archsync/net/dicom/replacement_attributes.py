@@ -58,6 +58,7 @@ _OF_STUDY = (
 )  # fmt: skip
 """Said of one study, its visit or its order: removed when the study becomes another."""
 
+_PATIENT_TYPE_2 = ("PatientName", "PatientBirthDate", "PatientSex")
 _STUDY_TYPE_2 = ("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 
 
@@ -90,17 +91,18 @@ def target_values(
         "SOPInstanceUID": uids.sop_instance_uid,
         "SeriesInstanceUID": uids.series_instance_uid,
         "StudyInstanceUID": uids.study_instance_uid,
-        "PatientName": subject.patient_name,
         "PatientID": subject.patient_id,
-        "PatientBirthDate": _format_date(subject.birth_date),
-        "PatientSex": subject.sex or "",
-        "IssuerOfPatientID": None,
-        "IssuerOfPatientIDQualifiersSequence": None,
     }
+    if not is_same_patient:
+        values |= dict.fromkeys(_PATIENT_TYPE_2, "")
+        values |= dict.fromkeys(("IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence"))
     if subject.issuer_of_patient_id is not None:
         values["IssuerOfPatientID"] = subject.issuer_of_patient_id.namespace or None
         values["IssuerOfPatientIDQualifiersSequence"] = _qualifiers(subject.issuer_of_patient_id)
     known = {
+        "PatientName": subject.patient_name,
+        "PatientBirthDate": _format_date(subject.birth_date),
+        "PatientSex": subject.sex,
         "StudyDate": _format_date(subject.study_date),
         "StudyTime": _format_time(subject.study_time),
         "StudyID": subject.study_id,

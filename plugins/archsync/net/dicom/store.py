@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -15,10 +16,10 @@ from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, Sto
 from archsync.errors import DestinationMisconfigured, InvalidInput, OutcomeUnknown, PeerUnavailable
 from archsync.messages.store_status import describe_store_status, explain_store_status
 from archsync.net.dicom.association import VERIFICATION, PeerAssociation, open_association
-from archsync.net.dicom.part10 import FileFacts, read_facts
+from archsync.net.dicom.fitting import check_file, corrected_copy, fits
+from archsync.net.dicom.part10 import FileFacts
 from archsync.net.dicom.reencode import reencode, uid_name
 from archsync.net.dicom.transport import where
-from archsync.net.images import local_image
 
 _PATIENCE = 3
 """That many "try later" answers in a row end the attempt: the archive asks to be left alone."""
@@ -34,20 +35,22 @@ def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -
     """Send instances, yielding the outcome of each as soon as it is final.
 
     One association serves all, more only when their SOP classes and transfer syntaxes need more than 128 contexts.
-    Instances whose file can't be sent come first, as ``REFUSED``; the rest goes on. A file goes out byte for byte when
+    Instances whose file can't be sent come first, as ``REFUSED``; the rest goes on. A file that says what the archive
+    is to have, or is not to be fitted, goes out as it is; of any other a corrected copy. That goes byte for byte when
     the peer takes its transfer syntax, else re-encoded without loss. Closing the generator ends the association.
     A second call with the same instances is safe: the SOP Instance UID identifies each.
 
     Raises (after yielding the outcomes so far):
         OutcomeUnknown: an instance was sent and no valid answer came; it is the last one yielded.
-        PeerUnavailable: not reachable, refused for now, hung up between two instances, or "try later" 3 times running.
+        PeerUnavailable: not reachable, refused for now, hung up between two instances, or "try later" 3 times running;
+            or ``no-room-for-copy``: a corrected copy can't be written.
         DestinationMisconfigured: refused as such: AE title, TLS, no common context, status 0124.
         ConfigurationError: an AE title or a TLS file can't be used.
     """
     checked: list[tuple[OutgoingInstance, FileFacts]] = []
     for instance in instances:
         try:
-            checked.append((instance, _check_file(instance)))
+            checked.append((instance, check_file(instance)))
         except InvalidInput as exc:
             yield _refused(instance, exc)
     busy_in_a_row = 0
@@ -69,29 +72,6 @@ def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -
                     )
 
 
-def _check_file(instance: OutgoingInstance) -> FileFacts:
-    """Read the instance's file and compare it with the platform's row.
-
-    Raises:
-        InvalidInput: the file is missing, unreadable, not DICOM or cut short, or its UIDs are not the row's.
-    """
-    uid = instance.sop_instance_uid
-    facts = read_facts(local_image(instance.location, sop_instance_uid=uid), sop_instance_uid=uid)
-    for name, found, expected in (
-        ("SOP Instance UID", facts.sop_instance_uid, uid),
-        ("SOP Class UID", facts.sop_class_uid, instance.sop_class_uid),
-        ("Study Instance UID", facts.study_instance_uid, instance.study_instance_uid),
-        ("Series Instance UID", facts.series_instance_uid, instance.series_instance_uid),
-        ("SOP Instance UID in the meta information", facts.meta_sop_instance_uid or uid, uid),
-    ):
-        if expected is not None and found != expected:
-            raise InvalidInput(
-                f"instance {uid}: its file's {name} is {found or 'absent'}, the platform says {expected}",
-                code="uid-mismatch",
-            )
-    return facts
-
-
 @dataclass(frozen=True, slots=True)
 class _Message:
     """A C-STORE request ready to leave, and what to say about it."""
@@ -108,25 +88,26 @@ def _store(
     peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts, profile: ArchiveProfile
 ) -> StoreOutcome:
     """Send one instance in the best form the peer takes."""
-    try:
-        message = _prepare(peer, instance, facts)
-    except InvalidInput as exc:
-        return _refused(instance, exc)
-    try:
-        peer.send(message.request, message.context_id)
-    except OSError:
-        # The file went away between its check and now, with the request half sent. Nothing is known to be stored: a
-        # new attempt names the file or sends it.
-        peer.close()
-    response = peer.receive()
-    status = None if response is None else int(response.Status)
-    meaning = explain_store_status(status, profile)
-    result, code, sentence = meaning.result, meaning.code, describe_store_status(status, profile)
-    if status is None:
-        sentence = f"{sentence} ({peer.describe_loss()})"
-    elif result.is_stored and not message.facts.is_unchanged:
-        # What the peer holds now may be neither the old content nor the new.
-        result, code, sentence = StoreResult.LIMITED, "file-changed", "The file changed while it was being sent"
+    with ExitStack() as until_answered:
+        try:
+            message = _prepare(peer, instance, facts, until_answered)
+        except InvalidInput as exc:
+            return _refused(instance, exc)
+        try:
+            peer.send(message.request, message.context_id)
+        except OSError:
+            # The file went away between its check and now, with the request half sent. Nothing is known to be stored: a
+            # new attempt names the file or sends it.
+            peer.close()
+        response = peer.receive()
+        status = None if response is None else int(response.Status)
+        meaning = explain_store_status(status, profile)
+        result, code, sentence = meaning.result, meaning.code, describe_store_status(status, profile)
+        if status is None:
+            sentence = f"{sentence} ({peer.describe_loss()})"
+        elif result.is_stored and not message.facts.is_unchanged:
+            # What the peer holds now may be neither the old content nor the new.
+            result, code, sentence = StoreResult.LIMITED, "file-changed", "The file changed while it was being sent"
     return StoreOutcome(
         instance=instance,
         result=result,
@@ -138,17 +119,23 @@ def _store(
     )
 
 
-def _prepare(peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts) -> _Message:
-    """The request for one instance: its file as it is, or re-encoded.
+def _prepare(
+    peer: PeerAssociation, instance: OutgoingInstance, facts: FileFacts, until_answered: ExitStack
+) -> _Message:
+    """The request for one instance: its file or a corrected copy, which ``until_answered`` deletes, or re-encoded.
 
     Raises:
         InvalidInput: the file has changed for the worse, or the peer takes it in no form we can make.
+        PeerUnavailable: ``no-room-for-copy``.
     """
     if not facts.is_unchanged:
-        facts = _check_file(instance)
+        facts = check_file(instance)
     syntax, notes = facts.transfer_syntax_uid, []
     if syntax != instance.transfer_syntax_uid:
         notes.append(f"its file is in {uid_name(syntax)}, not as the platform says")
+    if not fits(instance, facts):
+        facts, note = until_answered.enter_context(corrected_copy(instance, facts))
+        notes.append(note)
     request = C_STORE()
     request.AffectedSOPClassUID = facts.sop_class_uid
     request.AffectedSOPInstanceUID = facts.sop_instance_uid

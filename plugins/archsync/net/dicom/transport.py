@@ -109,7 +109,7 @@ def _no_password() -> str:
 
 
 # OpenSSL's reason → our code, sentence, next step
-_TLS_FAILURES: dict[str, tuple[str, str, str]] = {
+TLS_FAILURES: dict[str, tuple[str, str, str]] = {
     "WRONG_VERSION_NUMBER": (
         "tls-not-spoken", "the peer does not speak TLS on this port",
         "Use the archive's TLS port, or switch TLS off for this destination.",
@@ -206,7 +206,7 @@ def _tls_failure(endpoint: Endpoint, exc: ssl.SSLError) -> ArchsyncError:
             code="tls-no-answer",
             next_step="Check that this port speaks TLS; if it does, the archive may be restarting.",
         )
-    code, sentence, next_step = _TLS_FAILURES.get(
+    code, sentence, next_step = TLS_FAILURES.get(
         exc.reason or "", ("tls-handshake", f"the handshake failed ({exc.reason or 'unknown reason'})", None)
     )
     return DestinationMisconfigured(f"TLS to {where(endpoint)}: {sentence}", code=code, next_step=next_step)
