@@ -210,7 +210,7 @@ def test_rudeness_can_be_written_as_json():
 RUN = """
 import sys
 from pathlib import Path
-from archsync.simulate.archive import run_archive
+from archsync.simulate.run_archive import run_archive
 run_archive(Path(sys.argv[1]), 0, ae_title="DEMO", announce=lambda line: print(line, flush=True), poll_s=0.05)
 """
 

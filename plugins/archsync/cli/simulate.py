@@ -59,27 +59,47 @@ def platform(
 @click.option("--port", type=click.IntRange(0, 65535), default=11112, show_default=True, help="0 takes a free one.")
 @click.option("--ae-title", default="SIMARCHIVE", show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address it listens on.")
-def archive(folder: Path, port: int, ae_title: str, host: str) -> None:
-    """Run an archive that stores, answers C-ECHO and C-FIND, until Ctrl-C.
+@click.option("--iocm/--no-iocm", default=True, show_default=True, help="Whether it honours rejection notes.")
+@click.option("--shows-quality-rejects", is_flag=True, help="Go on showing what was rejected for quality (113001).")
+@click.option(
+    "--adt-port", type=click.IntRange(0, 65535), help="Also listen for HL7 messages, which change what it shows."
+)
+def archive(
+    folder: Path,
+    port: int,
+    ae_title: str,
+    host: str,
+    iocm: bool,
+    shows_quality_rejects: bool,
+    adt_port: int | None,
+) -> None:
+    """Run an archive that stores, answers C-ECHO and C-FIND and honours rejection notes, until Ctrl-C.
 
     A file rudeness.json in its folder has it misbehave, from the moment it is written.
     """
     from archsync.core.destination import check_ae_title
-    from archsync.simulate.archive import run_archive
+    from archsync.simulate.iocm import IocmRules
+    from archsync.simulate.run_archive import run_archive
 
     if problem := check_ae_title(ae_title):
         raise click.BadParameter(f"{problem}.", param_hint="--ae-title")
-    run_archive(folder, port, ae_title=ae_title, host=host, announce=click.echo)
+    if shows_quality_rejects and not iocm:
+        raise click.UsageError("--shows-quality-rejects goes with --iocm only.")
+    rules = IocmRules(shows_quality_rejects=shows_quality_rejects) if iocm else None
+    run_archive(folder, port, ae_title=ae_title, host=host, announce=click.echo, iocm=rules, adt_port=adt_port)
 
 
 @simulate.command("adt-receiver")
 @click.option("--port", type=click.IntRange(0, 65535), default=2575, show_default=True, help="0 takes a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address it listens on.")
 @click.option("--create-patients", is_flag=True, help="Create patients nobody knows, instead of error 204.")
+@click.option("--refuse-unknown-merges", is_flag=True, help="Error 204 for a merge of a patient nobody knows.")
 @click.option("--enhanced", is_flag=True, help="Answer CA first, then AA, AE or AR.")
-def adt_receiver(port: int, host: str, create_patients: bool, enhanced: bool) -> None:
+def adt_receiver(port: int, host: str, create_patients: bool, refuse_unknown_merges: bool, enhanced: bool) -> None:
     """Run an HL7 receiver that applies A08, A31, A40 and A47, until Ctrl-C."""
     from archsync.simulate.adt_receiver import AdtScript, run_adt_receiver
 
-    script = AdtScript(creates_patients=create_patients, is_enhanced=enhanced)
+    script = AdtScript(
+        creates_patients=create_patients, refuses_unknown_merges=refuse_unknown_merges, is_enhanced=enhanced
+    )
     run_adt_receiver(port, host=host, script=script, announce=click.echo)

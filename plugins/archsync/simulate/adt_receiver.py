@@ -45,12 +45,15 @@ class ReceivedMessage:
     control_id: str = ""
     trigger: str = ""
     answer: str | None = None
+    error_code: str | None = None
+    is_applied: bool = False
 
 
 class SimulatedAdtReceiver:
     """An HL7 receiver on ``host``; ``port`` 0 takes a free one. Use as a context manager or start and stop.
 
     Patients are known by ``id^authority``, such as ``12345^HOSP``, where the authority is CX-4.1 or else CX-4.2.
+    ``registry`` may be an archive's; ``on_message`` is told of each message before it is answered.
     """
 
     def __init__(
@@ -60,13 +63,16 @@ class SimulatedAdtReceiver:
         script: AdtScript | None = None,
         host: str = "127.0.0.1",
         ssl_context: ssl.SSLContext | None = None,
+        registry: PatientRegistry | None = None,
+        on_message: Callable[[ReceivedMessage], None] | None = None,
     ) -> None:
         self._bind = (host, port)
         self._ssl_context = ssl_context
         self._lock = threading.Lock()
         self._script = script or AdtScript()
         self._replies_given = 0
-        self._registry = PatientRegistry()
+        self._registry = registry or PatientRegistry()
+        self._on_message = on_message
         self._received: list[ReceivedMessage] = []
         self._connection_count = 0
         self._listener: socket.socket | None = None
@@ -249,12 +255,19 @@ class SimulatedAdtReceiver:
             reply = script.replies[self._replies_given] if is_scripted else script.otherwise
             self._replies_given += 1
             parsed = ParsedMessage.of(message)
-            outcome = self._apply(reply, parsed, script)
+            outcome, is_applied = self._apply(reply, parsed, script)
             is_silent = reply.is_missing or reply.hangup is Hangup.BEFORE_ACK
             received = ReceivedMessage(
-                message, parsed.control_id, parsed.trigger, None if is_silent else outcome.ack_code
+                message,
+                parsed.control_id,
+                parsed.trigger,
+                None if is_silent else outcome.ack_code,
+                None if is_silent else outcome.error_code,
+                is_applied,
             )
             self._received.append(received)
+            if self._on_message is not None:
+                self._on_message(received)
         LOGGER.info("ADT^%s %s: %s", _plain(parsed.trigger), _plain(parsed.control_id), received.answer or "no answer")
         self._stopping.wait(reply.delay_s)
         if reply.hangup is Hangup.BEFORE_ACK:
@@ -279,22 +292,30 @@ class SimulatedAdtReceiver:
                 self._stopping.wait(reply.piece_delay_s)
             connection.sendall(frame[start : start + size])
 
-    def _apply(self, reply: Reply, message: ParsedMessage, script: AdtScript) -> Reply:
-        """Take the message into the registry, unless the reply says otherwise; what to answer, with an MSA-1."""
+    def _apply(self, reply: Reply, message: ParsedMessage, script: AdtScript) -> tuple[Reply, bool]:
+        """Take the message into the registry, unless the reply says otherwise.
+
+        Gives what to answer, with an MSA-1, and whether the message was taken.
+        """
         is_positive = reply.ack_code is None or reply.ack_code[1] == "A"
         is_applied = is_positive if reply.is_applied is None else reply.is_applied
         try:
             if is_applied:
-                self._registry.take(message, creates_patients=script.creates_patients)
+                self._registry.take(
+                    message,
+                    creates_patients=script.creates_patients,
+                    refuses_unknown_merges=script.refuses_unknown_merges,
+                )
         except Refusal as refusal:
+            is_applied = False
             if reply.ack_code is None:
-                return replace(
+                reply = replace(
                     reply,
                     ack_code=refusal.ack_code,
                     error_code=refusal.error_code,
                     error_location=refusal.location,
                 )
-        return replace(reply, ack_code=reply.ack_code or "AA")
+        return replace(reply, ack_code=reply.ack_code or "AA"), is_applied
 
 
 def _build_ack(message: ParsedMessage, reply: Reply) -> bytes:

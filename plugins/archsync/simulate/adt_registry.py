@@ -6,6 +6,7 @@ It answers as dcm4chee-arc does. A refusal carries MSA-1, ERR-3 (table 0357) and
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -21,12 +22,19 @@ _CODECS = {
 
 @dataclass(frozen=True, slots=True)
 class RegisteredPatient:
-    """A patient as the receiver shows them. ``name`` is PID-5 as text, unescaped component by component."""
+    """A patient as the receiver knows them. ``name`` is PID-5 as text, unescaped component by component."""
 
     name: str = field(default="", repr=False)
     birth_date: str = field(default="", repr=False)
     sex: str = ""
     merged_into: str | None = None
+    dicom_name: str = field(default="", repr=False, compare=False, kw_only=True)
+    """The name as a PN, from PID-5 or from images."""
+
+    @property
+    def dicom_sex(self) -> str:
+        """Patient's Sex, which has fewer values than table 0001."""
+        return {"A": "O", "N": "O"}.get(self.sex, self.sex if self.sex in ("M", "F", "O") else "")
 
 
 class Refusal(Exception):
@@ -40,21 +48,71 @@ class Refusal(Exception):
 
 
 class PatientRegistry:
-    """Patients by ``id^authority``, such as ``12345^HOSP``. Not for several threads at once."""
+    """Patients by ``id^authority``, such as ``12345^HOSP``; those that images bring may lack the authority."""
 
     def __init__(self) -> None:
         self._patients: dict[str, RegisteredPatient] = {}
+        self._lock = threading.RLock()
 
     @property
     def patients(self) -> Mapping[str, RegisteredPatient]:
         """A copy; merged ones stay with ``merged_into``."""
-        return MappingProxyType(dict(self._patients))
+        with self._lock:
+            return MappingProxyType(dict(self._patients))
 
     def register(self, key: str, patient: RegisteredPatient) -> None:
         """Know a patient, as if images had brought them."""
-        self._patients[key] = patient
+        with self._lock:
+            self._patients[key] = patient
 
-    def take(self, message: ParsedMessage, *, creates_patients: bool) -> None:
+    def forget(self) -> None:
+        """Know nobody."""
+        with self._lock:
+            self._patients.clear()
+
+    # -- images ------------------------------------------------------------------------------------------------------
+
+    def admit(self, key: str, patient: RegisteredPatient) -> str:
+        """Know the patient of an image, whose attributes count only if nobody knew them; gives whom it is filed under.
+
+        An identity that was merged away stands for its survivor, so that late images don't bring it back.
+        """
+        with self._lock:
+            known = self._find(key)
+            if known is None:
+                self._patients[key] = patient
+            return self.survivor(key)
+
+    def survivor(self, key: str) -> str:
+        """The identity that this one goes by now: itself unless it was merged."""
+        with self._lock:
+            key = self._find(key) or key
+            while (patient := self._patients.get(key)) and patient.merged_into is not None:
+                key = patient.merged_into
+            return key
+
+    def is_same(self, one: str, other: str) -> bool:
+        """True if both are one patient: equal ids, authorities that don't contradict each other, merges followed."""
+        return _is_compatible(self.survivor(one), self.survivor(other))
+
+    def current(self, key: str) -> tuple[str, RegisteredPatient]:
+        """The identity that this one goes by now, and who that is."""
+        with self._lock:
+            key = self.survivor(key)
+            return key, self._patients.get(key) or RegisteredPatient()
+
+    def _find(self, key: str) -> str | None:
+        """The known identity meant by this one: the same, or the only one of which an authority is not known."""
+        if key in self._patients:
+            return key
+        alike = [known for known in self._patients if _is_compatible(known, key)]
+        return alike[0] if len(alike) == 1 else None
+
+    # -- messages ----------------------------------------------------------------------------------------------------
+
+    def take(
+        self, message: ParsedMessage, *, creates_patients: bool = False, refuses_unknown_merges: bool = False
+    ) -> None:
         """Apply a message, or raise the :class:`Refusal` that dcm4chee would give."""
         if message.text is None:
             raise Refusal("AE", "102", "MSH^1^18")
@@ -65,16 +123,27 @@ class PatientRegistry:
         pid = message.segments.get("PID")
         if pid is None:
             raise Refusal("AE", "100")
-        key = _key(_at(pid, 3))
-        if key is None:
+        if not message.keys[0]:
             raise Refusal("AE", "101", "PID^1^3")
-        if message.trigger in ("A08", "A31"):
-            self._update(key, pid, creates_patients)
-            return
-        old = _key(_at(message.segments.get("MRG", []), 1))
-        if old is None:
-            raise Refusal("AE", "101", "MRG^1^1")
-        self._merge(old, key, pid, is_change=message.trigger == "A47")
+        with self._lock:
+            key = self._name_authority(message.keys[0])
+            if message.trigger in ("A08", "A31"):
+                self._update(key, pid, creates_patients)
+                return
+            if not message.keys[1]:
+                raise Refusal("AE", "101", "MRG^1^1")
+            old = self._name_authority(message.keys[1])
+            if refuses_unknown_merges and old not in self._patients:
+                raise Refusal("AR", "204", "MRG^1^1")
+            self._merge(old, key, pid, is_change=message.trigger == "A47")
+
+    def _name_authority(self, key: str) -> str:
+        """``key``; a patient that images brought without an authority goes by it from now on."""
+        known = self._find(key)
+        if known is not None and known != key and self._patients[known].merged_into is None:
+            self._patients[key] = self._patients[known]
+            self._patients[known] = replace(self._patients[known], merged_into=key)
+        return key
 
     def _update(self, key: str, pid: list[str], creates_patients: bool) -> None:
         known = self._patients.get(key)
@@ -93,6 +162,11 @@ class PatientRegistry:
         self._patients[old] = replace(source or RegisteredPatient(), merged_into=new)
 
 
+def _is_compatible(one: str, other: str) -> bool:
+    (one_id, _, one_authority), (other_id, _, other_authority) = one.rpartition("^"), other.rpartition("^")
+    return one_id == other_id and (one_authority == other_authority or not (one_authority and other_authority))
+
+
 def _updated(patient: RegisteredPatient, pid: list[str]) -> RegisteredPatient:
     """The patient with what PID says: an empty field leaves the value, two quotes delete it."""
 
@@ -108,7 +182,20 @@ def _updated(patient: RegisteredPatient, pid: list[str]) -> RegisteredPatient:
         name=value(5, patient.name),
         birth_date=value(7, patient.birth_date),
         sex=value(8, patient.sex),
+        dicom_name=_person_name(_at(pid, 5)) if _at(pid, 5) else patient.dicom_name,
     )
+
+
+def _person_name(xpn: str) -> str:
+    """A PN from PID-5: prefix and suffix change places, repetitions become the groups that XPN-8 says they are."""
+    if xpn == '""':
+        return ""
+    groups: dict[str, str] = {}
+    for repetition in xpn.split("~"):
+        parts = [_unescape(part) for part in repetition.split("^")]
+        family, given, middle, suffix, prefix, _, _, code = [*parts, *[""] * 8][:8]
+        groups[code or "A"] = "^".join((family, given, middle, prefix, suffix)).rstrip("^")
+    return "=".join(groups.get(code, "") for code in "AIP").rstrip("=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +207,11 @@ class ParsedMessage:
     version: str
     text: str | None
     segments: dict[str, list[str]]
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """``id^authority`` of PID-3 and MRG-1; empty where one of them is missing or incomplete."""
+        return _key(_at(self.segments.get("PID", []), 3)), _key(_at(self.segments.get("MRG", []), 1))
 
     @classmethod
     def of(cls, data: bytes) -> ParsedMessage:
@@ -139,12 +231,12 @@ def _at(fields: list[str], number: int) -> str:
     return fields[number] if number < len(fields) else ""
 
 
-def _key(cx: str) -> str | None:
-    """``id^authority`` of a CX; None if one of them is missing."""
+def _key(cx: str) -> str:
+    """``id^authority`` of a CX; empty if one of them is missing."""
     parts = [*cx.split("~")[0].split("^"), "", "", ""]
     authority = [*parts[3].split("&"), ""]
     name = _unescape(authority[0]) or _unescape(authority[1])
-    return f"{_unescape(parts[0])}^{name}" if parts[0] and name else None
+    return f"{_unescape(parts[0])}^{name}" if parts[0] and name else ""
 
 
 def _unescape(text: str) -> str:

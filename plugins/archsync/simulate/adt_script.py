@@ -59,3 +59,5 @@ class AdtScript:
     """Answer a commit acknowledgement first and the application's after it."""
     creates_patients: bool = False
     """Create a patient that an A08 or A31 names and nobody knows, instead of 204."""
+    refuses_unknown_merges: bool = False
+    """Refuse an A40 or A47 whose old identifier nobody knows (204), instead of remembering it as merged."""

@@ -1,28 +1,22 @@
 """A small archive for tests and demos: stores, answers C-ECHO and C-FIND, and can be told to be rude.
 
-Data sets are kept byte for byte as they came, under ``<folder>/<study>/<series>/<instance>.dcm``. It shares no code
+It may honour rejection notes (:mod:`archsync.simulate.iocm`), and ADT messages change what it shows. It shares no code
 with the sender, so that one's mistakes don't hide in the other. It logs UIDs and statuses only.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
-import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from socketserver import BaseServer
-from types import MappingProxyType
 from typing import Any
 
 from pydicom import config as pydicom_config
-from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, build_context, evt
 from pynetdicom.service_class import StorageServiceClass
@@ -30,13 +24,26 @@ from pynetdicom.sop_class import register_uid, uid_to_service_class
 from pynetdicom.transport import ThreadedAssociationServer
 
 from archsync.errors import ConfigurationError
-from archsync.simulate.catalog import Catalog
-from archsync.simulate.iocm import Arrival, IocmRules, arrival_order
-from archsync.simulate.rudeness import RUDENESS_FILE, ChosenStatus, ControlFile, Rudeness
+from archsync.simulate.adt_receiver import SimulatedAdtReceiver
+from archsync.simulate.adt_registry import RegisteredPatient
+from archsync.simulate.arrivals import ArrivalKind, LoggedArrival
+from archsync.simulate.holdings import Holdings, ShownInstance, StoredInstance
+from archsync.simulate.iocm import Arrival, IocmRules
+from archsync.simulate.rudeness import RUDENESS_FILE, ChosenStatus, Rudeness
 
 LOGGER = logging.getLogger(__name__)
 
-__all__ = ["RUDENESS_FILE", "ChosenStatus", "Rudeness", "SimulatedArchive", "StoredInstance", "run_archive"]
+__all__ = [
+    "RUDENESS_FILE",
+    "ArrivalKind",
+    "ChosenStatus",
+    "IocmRules",
+    "LoggedArrival",
+    "Rudeness",
+    "ShownInstance",
+    "SimulatedArchive",
+    "StoredInstance",
+]
 
 _POLL_S = 0.05
 
@@ -44,20 +51,7 @@ _VERIFICATION = "1.2.840.10008.1.1"
 _STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 _STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
 _UNCOMPRESSED = ["1.2.840.10008.1.2.1", "1.2.840.10008.1.2"]
-_PLAIN_NAME = re.compile(r"[0-9]+(\.[0-9]+)*")
-_OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0xA700, 0xC000
-
-
-@dataclass(frozen=True, slots=True)
-class StoredInstance:
-    """What the archive holds of one SOP Instance UID."""
-
-    path: Path
-    sop_class_uid: str
-    sop_instance_uid: str
-    study_instance_uid: str
-    series_instance_uid: str
-    transfer_syntax_uid: str
+_SUCCESS, _CANNOT_UNDERSTAND = 0x0000, 0xC000
 
 
 @dataclass(slots=True)
@@ -73,8 +67,9 @@ class _Progress:
 class SimulatedArchive:
     """A DICOM archive listening on ``host``; ``port`` 0 takes a free one. Use as a context manager or start and stop.
 
-    What is in ``folder`` at the start is held already. With ``iocm`` it honours rejection notes by these rules, which
-    it then owns; without, it takes a note like any other object.
+    What is in ``folder`` at the start is held already, rejected as it was, with patients as ADT messages left them.
+    With ``iocm`` it honours rejection notes by these rules, which it then owns; without, a note is an object like any
+    other.
     """
 
     def __init__(
@@ -95,12 +90,9 @@ class SimulatedArchive:
         self._rudeness = rudeness or Rudeness()
         self._progress = _Progress()
         self._lock = threading.Lock()
-        self._stored: dict[str, StoredInstance] = {}
+        self._holdings = Holdings(folder, iocm)
         self._requests: list[tuple[str, int | None]] = []
         self._association_count = 0
-        self._iocm = iocm
-        self._iocm_lock = threading.Lock()  # a verdict stands until what it was about is kept
-        self._catalog = Catalog() if iocm is None else iocm.shown
         self._server: Any = None
         self._entity: AE | None = None
         self._thread = threading.Thread()
@@ -126,9 +118,36 @@ class SimulatedArchive:
 
     @property
     def stored(self) -> Mapping[str, StoredInstance]:
-        """What is held, by SOP Instance UID."""
-        with self._lock:
-            return MappingProxyType(dict(self._stored))
+        """What is held, rejected or not, by SOP Instance UID."""
+        return self._holdings.stored
+
+    @property
+    def rejected(self) -> Mapping[str, str]:
+        """The code of the title under which each rejected SOP Instance UID was rejected."""
+        return self._holdings.rejected
+
+    @property
+    def patients(self) -> Mapping[str, RegisteredPatient]:
+        """By ``id^authority``, brought by images or messages; merged ones stay with ``merged_into``."""
+        return self._holdings.patients.patients
+
+    @property
+    def arrivals(self) -> list[LoggedArrival]:
+        """Each C-STORE and each ADT message in order of arrival, whatever became of it; from before the start too."""
+        return self._holdings.arrivals
+
+    def shown(self) -> Mapping[str, ShownInstance]:
+        """What queries find now, by SOP Instance UID."""
+        return self._holdings.list_shown()
+
+    def make_adt_receiver(self, port: int = 0, **settings: Any) -> SimulatedAdtReceiver:
+        """An HL7 receiver whose messages change what this archive shows; to be started and stopped apart.
+
+        ``settings`` are those of :class:`SimulatedAdtReceiver`.
+        """
+        return SimulatedAdtReceiver(
+            port, registry=self._holdings.patients, on_message=self._holdings.receive_message, **settings
+        )
 
     @property
     def requests(self) -> list[tuple[str, int | None]]:
@@ -160,12 +179,11 @@ class SimulatedArchive:
         """
         _keep_logs_clean()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._holdings.open()
         except OSError as exc:
             raise ConfigurationError(
-                f"folder: {self._folder} can't be made ({exc.strerror})", code="bad-setting"
+                f"folder: {self._folder} can't be used ({exc.strerror})", code="bad-setting"
             ) from exc
-        self._index_folder()
         self._stopping.clear()
         entity = AE(ae_title=self._ae_title)
         entity.maximum_associations = 50
@@ -196,8 +214,11 @@ class SimulatedArchive:
         BaseServer.shutdown(self._server)  # pynetdicom's own also unlists a server that start_server() has listed
         self._server.server_close()
         self._thread.join()
-        for association in self._entity.active_associations:
+        associations = self._entity.active_associations
+        for association in associations:
             association.abort()
+        for association in associations:
+            association.join(timeout=10)  # what it was storing is in the folder, or never will be
         self._server = None
         self._entity = None
 
@@ -249,32 +270,31 @@ class SimulatedArchive:
     # C-STORE
 
     def _on_store(self, event: evt.Event) -> int:
-        request = event.request
-        uid = str(request.AffectedSOPInstanceUID)
+        encoded = event.encoded_dataset()
+        arrival, is_readable = _arrival_of(event, encoded)
         with self._lock:
             self._progress.stores += 1
             number, rudeness, progress = self._progress.stores, self._rudeness, self._progress
-            abort = rudeness.abort_after_stores is not None and number > rudeness.abort_after_stores
-            abort = abort and not progress.aborted
-            progress.aborted = progress.aborted or abort
-            chosen = None if abort else self._chosen_status(rudeness, progress, number, uid)
-        if abort:
-            self._note(uid, None)
+            is_aborted = rudeness.abort_after_stores is not None and number > rudeness.abort_after_stores
+            is_aborted = is_aborted and not progress.aborted
+            progress.aborted = progress.aborted or is_aborted
+            chosen = None if is_aborted else self._chosen_status(rudeness, progress, number, arrival.sop_instance_uid)
+        is_lost = number == rudeness.lose_answer_of_store
+        answer: int | None
+        if is_aborted or not is_readable or (chosen and chosen >> 12 != 0xB):
+            answer = None if is_aborted or is_lost else chosen or _CANNOT_UNDERSTAND
+            self._holdings.turn_away(arrival, answer)
+        else:
+            answer = self._holdings.receive(arrival, encoded, warning=chosen or _SUCCESS, is_answer_lost=is_lost)
+        with self._lock:
+            self._requests.append((arrival.sop_instance_uid, answer))
+        if answer is None:
             event.assoc.abort()
             return _CANNOT_UNDERSTAND  # never leaves: the association is gone
-        status = chosen if chosen is not None else 0x0000
-        if status == 0x0000 or status >> 12 == 0xB:
-            status = self._store(event) or status
-        self._note(uid, status)
         delay_s = rudeness.store_delay_s + (rudeness.stall_s if number == rudeness.stall_at_store else 0.0)
         if delay_s:
             self._stopping.wait(delay_s)
-        return status
-
-    def _note(self, uid: str, status: int | None) -> None:
-        LOGGER.info("C-STORE %s: %s", uid, "aborted" if status is None else f"{status:04X}")
-        with self._lock:
-            self._requests.append((uid, status))
+        return answer
 
     @staticmethod
     def _chosen_status(rudeness: Rudeness, progress: _Progress, number: int, uid: str) -> int | None:
@@ -285,68 +305,7 @@ class SimulatedArchive:
             if by_number or by_uid:
                 progress.statuses_given[position] = given + 1
                 return chosen.status
-        return None
-
-    def _store(self, event: evt.Event) -> int:
-        """Write the instance; 0 or the status that says why not."""
-        request = event.request
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = UID(str(request.AffectedSOPClassUID))
-        meta.MediaStorageSOPInstanceUID = UID(str(request.AffectedSOPInstanceUID))
-        meta.TransferSyntaxUID = UID(str(event.context.transfer_syntax))
-        try:
-            # Values are taken as they are: what comes may break any rule.
-            header = event.dataset
-            study, series = str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
-        except Exception as exc:  # noqa: BLE001  # pydicom raises nearly anything on what a peer may send
-            LOGGER.warning("data set without readable study and series (%s)", type(exc).__name__)
-            return _CANNOT_UNDERSTAND
-        path = self._folder / _safe(study) / _safe(series) / f"{_safe(str(request.AffectedSOPInstanceUID))}.dcm"
-        encoded = event.encoded_dataset()
-        if self._iocm is None:
-            return self._keep(path, meta, header, encoded)
-        with self._iocm_lock:
-            verdict = self._iocm.judge(Arrival.of(header, meta, encoded))
-            return self._keep(path, meta, header, encoded) if verdict.is_kept else verdict.status
-
-    def _keep(self, path: Path, meta: FileMetaDataset, header: Dataset, encoded: bytes) -> int:
-        """Write the file and index it; 0 or the status that says why not."""
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{threading.get_ident()}.part")
-            with part.open("wb") as stream:
-                stream.write(encoded)
-            part.replace(path)
-        except OSError as exc:
-            LOGGER.warning("can't write an instance (%s)", exc.strerror)
-            return _OUT_OF_RESOURCES
-        self._remember(path, meta, header, encoded)
-        return 0
-
-    def _remember(self, path: Path, meta: FileMetaDataset, header: Dataset, encoded: bytes) -> None:
-        uid = str(meta.MediaStorageSOPInstanceUID)
-        instance = StoredInstance(
-            path=path,
-            sop_class_uid=str(meta.MediaStorageSOPClassUID),
-            sop_instance_uid=uid,
-            study_instance_uid=str(header.StudyInstanceUID),
-            series_instance_uid=str(header.SeriesInstanceUID),
-            transfer_syntax_uid=str(meta.TransferSyntaxUID),
-        )
-        with self._lock:
-            self._stored[uid] = instance
-            if self._iocm is None:
-                self._catalog.add(header)
-            else:
-                self._iocm.admit(Arrival.of(header, meta, encoded))
-
-    def _index_folder(self) -> None:
-        for path in sorted(self._folder.glob("*/*/*.dcm"), key=None if self._iocm is None else arrival_order):
-            try:
-                data_set = dcmread(path, stop_before_pixels=True)
-                self._remember(path, data_set.file_meta, data_set, b"" if self._iocm is None else path.read_bytes())
-            except (InvalidDicomError, OSError, AttributeError, ValueError) as exc:
-                LOGGER.warning("%s is skipped (%s)", path.name, type(exc).__name__)
+        return rudeness.answer_every_store
 
     # C-FIND
 
@@ -357,8 +316,7 @@ class SimulatedArchive:
             LOGGER.warning("unreadable query (%s)", type(exc).__name__)
             yield _CANNOT_UNDERSTAND, None
             return
-        with self._lock:
-            matches = self._catalog.find(query)
+        matches = self._holdings.find(query)
         if matches is None:
             yield 0xA900, None
             return
@@ -369,12 +327,31 @@ class SimulatedArchive:
             yield 0xFF00, match
 
 
+def _arrival_of(event: evt.Event, encoded: bytes) -> tuple[Arrival, bool]:
+    """The C-STORE, and whether its study and series can be read."""
+    request = event.request
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = UID(str(request.AffectedSOPClassUID))
+    meta.MediaStorageSOPInstanceUID = UID(str(request.AffectedSOPInstanceUID))
+    meta.TransferSyntaxUID = UID(str(event.context.transfer_syntax))
+    try:
+        # Values are taken as they are: what comes may break any rule.
+        arrival = Arrival.of(event.dataset, meta, encoded)
+        _ = arrival.place, arrival.title
+        return arrival, True
+    except Exception as exc:  # noqa: BLE001  # pydicom raises nearly anything on what a peer may send
+        LOGGER.warning("data set without readable study and series (%s)", type(exc).__name__)
+        return Arrival.of(Dataset(), meta, encoded), False
+
+
 def _send_at_once(event: evt.Event) -> None:
     """Switch Nagle off: it would hold each response back until the sender's delayed ACK."""
     event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _supported_syntaxes(rudeness: Rudeness, sop_class: str, proposed: list[str]) -> list[str]:
+    if sop_class in rudeness.refuse_sop_classes:
+        return []
     if sop_class in (_VERIFICATION, _STUDY_ROOT_FIND):
         return _UNCOMPRESSED
     if not sop_class.startswith(_STORAGE_ROOT) and uid_to_service_class(sop_class) is not StorageServiceClass:
@@ -388,13 +365,6 @@ def _supported_syntaxes(rudeness: Rudeness, sop_class: str, proposed: list[str])
     return [syntax for syntax in proposed if syntax in wanted]
 
 
-def _safe(uid: str) -> str:
-    """A UID as a file name; anything else by its digest, so that no name escapes the folder."""
-    if _PLAIN_NAME.fullmatch(uid) and len(uid) <= 64:
-        return uid
-    return f"odd-{hashlib.sha256(uid.encode()).hexdigest()[:32]}"
-
-
 def _keep_logs_clean() -> None:
     """Keep identifiers and values out of this process's log: they are patient data. What comes is stored as it is."""
     _config.LOG_REQUEST_IDENTIFIERS = False
@@ -403,31 +373,3 @@ def _keep_logs_clean() -> None:
     logging.getLogger("pynetdicom").setLevel(logging.WARNING)
     logging.getLogger("pydicom").setLevel(logging.ERROR)
     pydicom_config.settings.reading_validation_mode = pydicom_config.IGNORE
-
-
-def run_archive(
-    folder: Path,
-    port: int,
-    *,
-    ae_title: str = "SIMARCHIVE",
-    host: str = "127.0.0.1",
-    announce: Callable[[str], None],
-    poll_s: float = 0.5,
-) -> None:
-    """Run an archive until SIGTERM or SIGINT; ``announce`` gets one line when it listens.
-
-    The rudeness is read from ``rudeness.json`` in ``folder``, if there is one, and again whenever that file changes.
-    A file with mistakes is reported and leaves the rudeness as it was. To be called in the main thread.
-
-    Raises:
-        ConfigurationError: the port can't be listened on, or the folder not be written to.
-    """
-    done = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
-    with SimulatedArchive(folder, port, ae_title=ae_title, host=host) as archive:
-        control = ControlFile(folder / RUDENESS_FILE)
-        control.apply_to(archive.behave)
-        announce(f"Archive {ae_title} listens on {archive.address[0]} port {archive.address[1]}, folder {folder}")
-        while not done.wait(poll_s):
-            control.apply_to(archive.behave)

@@ -1,9 +1,12 @@
-"""The simulated archive's index: answers Study Root queries (PS3.4 C.6.2) from the headers of what is stored."""
+"""The simulated archive's index: answers Study Root queries (PS3.4 C.6.2) from the headers of what is stored.
+
+Patients are not in it: who a study's patient is changes by ADT, so they are asked for when a query is answered.
+"""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from pydicom.dataset import Dataset
 
@@ -11,9 +14,8 @@ _LEVELS = ("STUDY", "SERIES", "IMAGE")
 _UNIQUE_KEYS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
 _KEPT = {
     "STUDY": (
-        "StudyInstanceUID", "PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate", "PatientSex",
-        "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "StudyDescription", "ReferringPhysicianName",
-        "SpecificCharacterSet",
+        "StudyInstanceUID", "StudyDate", "StudyTime", "AccessionNumber", "StudyID", "StudyDescription",
+        "ReferringPhysicianName",
     ),
     "SERIES": ("SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription"),
     "IMAGE": ("SOPInstanceUID", "SOPClassUID", "InstanceNumber"),
@@ -45,17 +47,28 @@ class Catalog:
             left = {key[:depth] for key in kept}
             self._entries[level] = {key: entry for key, entry in self._entries[level].items() if key in left}
 
-    def find(self, query: Dataset) -> list[Dataset] | None:
-        """Matches with the keys asked for, or None when the query has no level of the Study Root model."""
+    def list_instances(self) -> list[tuple[str, str, str]]:
+        """Study, Series and SOP Instance UID of all that is shown."""
+        return [(study, series, instance) for study, series, instance in self._entries["IMAGE"]]
+
+    def find(self, query: Dataset, patient_of: Callable[[str], Dataset]) -> list[Dataset] | None:
+        """Matches with the keys asked for, or None when the query has no level of the Study Root model.
+
+        ``patient_of`` gives the patient's attributes by Study Instance UID.
+        """
         level = str(query.get("QueryRetrieveLevel", ""))
         if level not in _LEVELS:
             return None
         studies = _wanted(query.get("StudyInstanceUID"))  # looked at first, as it rules out nearly everything
-        return [
-            self._answer(entry, query, level)
-            for key, entry in self._entries[level].items()
-            if (not studies or key[0] in studies) and _matches(entry, query)
-        ]
+        answers = []
+        for key, indexed in self._entries[level].items():
+            if studies and key[0] not in studies:
+                continue
+            entry = Dataset(indexed)
+            entry.update(patient_of(key[0]))
+            if _matches(entry, query):
+                answers.append(self._answer(entry, query, level))
+        return answers
 
     def _answer(self, entry: Dataset, query: Dataset, level: str) -> Dataset:
         answer = Dataset()
@@ -64,11 +77,10 @@ class Catalog:
                 answer[element.keyword] = entry[element.keyword]
             elif element.keyword in _COUNTS and level == "STUDY":
                 setattr(answer, element.keyword, self._count(str(entry.StudyInstanceUID), _COUNTS[element.keyword]))
-            elif element.keyword != "QueryRetrieveLevel":
+            elif element.keyword not in ("QueryRetrieveLevel", "SpecificCharacterSet"):
                 answer[element.tag] = type(element)(element.tag, element.VR, None)
         answer.QueryRetrieveLevel = level
-        if "SpecificCharacterSet" in entry:
-            answer["SpecificCharacterSet"] = entry["SpecificCharacterSet"]
+        answer.SpecificCharacterSet = "ISO_IR 192"  # a study's own set need not have the letters of a corrected name
         return answer
 
     def _count(self, study_instance_uid: str, level: str) -> int:
@@ -83,7 +95,7 @@ def _matches(entry: Dataset, query: Dataset) -> bool:
     return all(
         _value_matches(str(entry[element.keyword].value or ""), wanted, is_date=element.VR in ("DA", "TM"))
         for element in query
-        if element.keyword in entry and element.keyword != "SpecificCharacterSet"
+        if element.keyword in entry
         for wanted in [_wanted(element.value)]
         if any(wanted)
     )

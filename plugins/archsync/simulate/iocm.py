@@ -15,15 +15,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
-
-from archsync.simulate.catalog import Catalog
 
 _KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
 
@@ -41,6 +36,14 @@ _OVERRIDES = {
 _SUCCESS, _NO_SUCH_CLASS = 0x0000, 0xA900
 _DIFFERENT_BYTES, _REJECTED, _NOT_HERE, _CLASS_CONFLICT, _OTHER_TITLE = 0xA770, 0xA771, 0xA772, 0xA773, 0xA774
 _OTHER_PATIENT, _OTHER_PLACE = 0xA778, 0xA77B
+
+
+class Evidence(NamedTuple):
+    """One reference of a note."""
+
+    place: tuple[str, str]
+    sop_class_uid: str
+    sop_instance_uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +82,18 @@ class Arrival:
                 return str(code.CodeValue)
         return None
 
+    @property
+    def evidence(self) -> list[Evidence]:
+        """What a note names. Only the evidence counts: the content tree is for viewers."""
+        return list(_evidence_of(self.header))
 
-def arrival_order(path: Path) -> tuple[int, bool, Path]:
-    """Sort key of a stored file: when it came; a note after the images of the same tick of the clock."""
-    try:
-        sop_class_uid = read_file_meta_info(path).get("MediaStorageSOPClassUID")
-    except (InvalidDicomError, OSError):
-        sop_class_uid = None
-    return path.stat().st_mtime_ns, sop_class_uid == _KEY_OBJECT_SELECTION, path
+
+class Effect(NamedTuple):
+    """What taking an object in does to what is shown."""
+
+    is_shown: bool
+    hidden: frozenset[str] = frozenset()
+    """SOP Instance UIDs that are not shown any more."""
 
 
 class Verdict(NamedTuple):
@@ -107,39 +114,36 @@ class _Known:
     rejected_as: str | None = None
 
 
-class _Evidence(NamedTuple):
-    place: tuple[str, str]
-    sop_class_uid: str
-    sop_instance_uid: str
-
-
 class IocmRules:
     """The memory and the rules of one archive. Not for several threads at once.
 
-    ``shown`` is what queries are answered from. ``shows_quality_rejects``: 113001 is recorded and hides nothing, a
-    setting that IHE allows for this title alone.
+    ``shows_quality_rejects``: 113001 is recorded and hides nothing, a setting that IHE allows for this title alone.
     """
 
     def __init__(self, *, shows_quality_rejects: bool = False) -> None:
-        self.shown = Catalog()
         self._shows_quality_rejects = shows_quality_rejects
         self._known: dict[str, _Known] = {}
-        self._patients: dict[str, tuple[str, str]] = {}
 
     @property
     def rejected(self) -> Mapping[str, str]:
         """The title under which each rejected SOP Instance UID was rejected."""
         return MappingProxyType({uid: k.rejected_as for uid, k in self._known.items() if k.rejected_as})
 
-    def judge(self, arrival: Arrival) -> Verdict:
-        """Say how a C-STORE is answered; nothing changes until :meth:`admit`."""
+    def forget(self) -> None:
+        """Know nothing, as before the first arrival."""
+        self._known.clear()
+
+    def judge(self, arrival: Arrival, *, is_other_patient: bool = False) -> Verdict:
+        """Say how a C-STORE is answered; nothing changes until :meth:`admit`.
+
+        ``is_other_patient``: its patient is not the one whose study this is here.
+        """
         known = self._known.get(arrival.sop_instance_uid)
         if known is not None and known.rejected_as == QUALITY:
             return Verdict(_SUCCESS)
         if known is not None and known.rejected_as in (PATIENT_SAFETY, WRONG_ENTRY):
             return Verdict(_REJECTED)
-        patient = self._patients.get(arrival.place[0])
-        if patient is not None and not _is_same_patient(patient, _patient_of(arrival.header)):
+        if is_other_patient:
             return Verdict(_OTHER_PATIENT)
         if known is not None and known.rejected_as is None:
             return self._judge_again(arrival, known)
@@ -159,7 +163,7 @@ class IocmRules:
         return Verdict(_DIFFERENT_BYTES if is_comparable and arrival.digest != known.digest else _SUCCESS)
 
     def _judge_note(self, note: Arrival, title: str) -> Verdict:
-        evidence = list(_evidence_of(note.header))
+        evidence = note.evidence
         if not evidence:
             return Verdict(_NO_SUCH_CLASS)
         for place, sop_class_uid, uid in evidence:
@@ -173,45 +177,29 @@ class IocmRules:
                 return Verdict(_OTHER_TITLE)
         return Verdict(_SUCCESS, is_kept=True)
 
-    def admit(self, arrival: Arrival) -> None:
-        """Take in what was judged worth keeping: show it, or, if it is a note, hide what it names.
+    def admit(self, arrival: Arrival) -> Effect:
+        """Take in what was judged worth keeping.
 
         Admitting what was kept, in the order in which it was kept, restores the memory after a restart.
         """
         self._known[arrival.sop_instance_uid] = _Known(
             arrival.sop_class_uid, arrival.place, arrival.transfer_syntax_uid, arrival.digest
         )
-        self._patients.setdefault(arrival.place[0], _patient_of(arrival.header))
         title = arrival.title
-        if title is not None:
-            self._reject(arrival, title)
-        if title != RETENTION:
-            self.shown.add(arrival.header)
-
-    def _reject(self, note: Arrival, title: str) -> None:
-        named = {uid for _, _, uid in _evidence_of(note.header)} & self._known.keys()
+        if title is None:
+            return Effect(is_shown=True)
+        named = frozenset(uid for _, _, uid in arrival.evidence) & self._known.keys()
         for uid in named:
             self._known[uid].rejected_as = title
-        if title != QUALITY or not self._shows_quality_rejects:
-            self.shown.remove(named)
+        hides = title != QUALITY or not self._shows_quality_rejects
+        return Effect(is_shown=title != RETENTION, hidden=frozenset(named) if hides else frozenset())
 
 
-def _evidence_of(note: Dataset) -> Iterator[_Evidence]:
-    """What a note names. Only the evidence counts: the content tree is for viewers."""
+def _evidence_of(note: Dataset) -> Iterator[Evidence]:
     for study in note.get("CurrentRequestedProcedureEvidenceSequence") or ():
         for series in study.get("ReferencedSeriesSequence") or ():
             place = (str(study.get("StudyInstanceUID")), str(series.get("SeriesInstanceUID")))
             for reference in series.get("ReferencedSOPSequence") or ():
-                yield _Evidence(
+                yield Evidence(
                     place, str(reference.get("ReferencedSOPClassUID")), str(reference.get("ReferencedSOPInstanceUID"))
                 )
-
-
-def _patient_of(header: Dataset) -> tuple[str, str]:
-    """Patient ID and its issuer, both possibly empty."""
-    return str(header.get("PatientID") or ""), str(header.get("IssuerOfPatientID") or "")
-
-
-def _is_same_patient(one: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Equal ids, and issuers that don't contradict each other."""
-    return one[0] == other[0] and (one[1] == other[1] or not (one[1] and other[1]))

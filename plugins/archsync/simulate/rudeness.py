@@ -49,6 +49,10 @@ class Rudeness:
     statuses: tuple[ChosenStatus, ...] = ()
     abort_after_stores: int | None = None
     """Abort instead of answering the C-STORE after this many, once."""
+    lose_answer_of_store: int | None = None
+    """Store this C-STORE (1 is the next), then abort instead of answering, once."""
+    answer_every_store: int | None = None
+    """Answer each C-STORE with this status and store nothing."""
     stall_at_store: int | None = None
     """Wait ``stall_s`` before the response to this C-STORE (1 is the next), once."""
     stall_s: float = 0.0
@@ -56,6 +60,8 @@ class Rudeness:
     """Accept only these transfer syntaxes for storage; empty: all."""
     accept_sop_classes: tuple[str, ...] = ()
     """Accept only these SOP classes for storage; empty: all."""
+    refuse_sop_classes: tuple[str, ...] = ()
+    """Accept these SOP classes in no association."""
     store_delay_s: float = 0.0
     """Wait before each C-STORE response."""
 
@@ -76,11 +82,15 @@ class Rudeness:
 
 
 def _as_status(values: dict[str, Any]) -> ChosenStatus:
-    """One of the statuses; the status itself may be written "A700" as well as 42752."""
-    status = values.pop("status")
-    code = int(status, 16) if isinstance(status, str) else int(status)
+    """One of the statuses."""
+    code = _as_code(values.pop("status"))
     chosen: ChosenStatus = _checked(ChosenStatus(status=code), values)
     return chosen
+
+
+def _as_code(status: Any) -> int:
+    """A DIMSE status, which may be written "A700" as well as 42752."""
+    return int(status, 16) if isinstance(status, str) else int(status)
 
 
 def _checked(default: Any, values: dict[str, Any]) -> Any:
@@ -94,6 +104,8 @@ def _checked(default: Any, values: dict[str, Any]) -> Any:
             checked[name] = tuple(str(part) for part in value)
         elif name == "sop_instance_uid":
             checked[name] = str(value)
+        elif name == "answer_every_store":
+            checked[name] = _as_code(value)
         elif isinstance(value, bool) is not isinstance(now, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name}: bad value {value!r}")
         else:
