@@ -159,6 +159,23 @@ def test_evidence_names_the_same_images_as_the_content_however_a_series_is_split
     assert dataset.to_json() == again
 
 
+@pytest.mark.parametrize("knows_where_from", [True, False])
+def test_evidence_follows_images_that_moved_before_they_were_sent_and_keep_their_uids(knows_where_from: bool) -> None:
+    here = {n: InstanceUids(B, X, old(n).sop_instance_uid) for n in (1, 2)}
+    uid_map = UidMap.of([(old(n) if knows_where_from else here[n], here[n]) for n in (1, 2)])
+    dataset = note(1, 2)
+    own = InstanceUids(B, "1.2.2.8", dataset.SOPInstanceUID)
+    report = rewrite_references(dataset, uid_map, own=own)
+    assert filed(dataset.CurrentRequestedProcedureEvidenceSequence) == [
+        (B, X, [old(1).sop_instance_uid, old(2).sop_instance_uid])
+    ]
+    assert (dataset.StudyInstanceUID, dataset.SeriesInstanceUID) == (B, "1.2.2.8")
+    assert report.left == []
+    again = dataset.to_json()
+    assert rewrite_references(dataset, uid_map, own=own).changed == 0
+    assert dataset.to_json() == again
+
+
 # -- kinds of objects ------------------------------------------------------------------------------------------------
 
 

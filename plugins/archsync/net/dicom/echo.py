@@ -23,10 +23,11 @@ COMMON_SOP_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.6.1",  # Ultrasound Image
     "1.2.840.10008.5.1.4.1.1.7",  # Secondary Capture Image
     "1.2.840.10008.5.1.4.1.1.88.22",  # Enhanced SR
-    "1.2.840.10008.5.1.4.1.1.88.59",  # Key Object Selection
     "1.2.840.10008.5.1.4.1.1.104.1",  # Encapsulated PDF
 )
 """What most archives take; the storage step of :func:`diagnose` asks for these."""
+
+_KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
 
 _VERIFICATION_CONTEXT = ProposedContext(VERIFICATION, FALLBACK_SYNTAXES)
 _FIND_CONTEXT = ProposedContext(STUDY_ROOT_FIND, FALLBACK_SYNTAXES)
@@ -76,11 +77,13 @@ def _echo(endpoint: Endpoint, peer: PeerAssociation) -> bool:
     return True
 
 
-def diagnose(endpoint: Endpoint, *, sop_classes: Sequence[str] = COMMON_SOP_CLASSES) -> Iterator[ProbeStep]:
-    """Try the peer step by step: TCP, TLS, association, C-ECHO, storage contexts, C-FIND. Nothing is stored.
+def diagnose(
+    endpoint: Endpoint, *, sop_classes: Sequence[str] = COMMON_SOP_CLASSES, needs_notes: bool = False
+) -> Iterator[ProbeStep]:
+    """Try the peer step by step: TCP, TLS, association, C-ECHO, storage contexts, notes, C-FIND. Nothing is stored.
 
-    Ends after the first step without which the next can't succeed. The last two say what the archive offers; they
-    fail without ending the diagnosis.
+    Ends after the first step without which the next can't succeed. The last three say what the archive offers; they
+    fail without ending the diagnosis. That it takes no rejection notes is a failure where it ``needs_notes``.
     """
     try:
         with connect(endpoint) as connection:
@@ -97,7 +100,7 @@ def diagnose(endpoint: Endpoint, *, sop_classes: Sequence[str] = COMMON_SOP_CLAS
     except ArchsyncError as exc:
         yield _failed("tcp", exc)
         return
-    storage = [ProposedContext(sop_class, FALLBACK_SYNTAXES) for sop_class in sop_classes]
+    storage = [ProposedContext(sop_class, FALLBACK_SYNTAXES) for sop_class in (*sop_classes, _KEY_OBJECT_SELECTION)]
     step = "association"
     try:
         with open_association(endpoint, (_VERIFICATION_CONTEXT, _FIND_CONTEXT, *storage)) as peer:
@@ -112,6 +115,7 @@ def diagnose(endpoint: Endpoint, *, sop_classes: Sequence[str] = COMMON_SOP_CLAS
                 else ProbeStep(step, False, "the peer accepts no C-ECHO", "echo-not-supported")
             )
             yield _storage_step(peer, sop_classes)
+            yield _notes_step(peer, needs_notes=needs_notes)
             if _is_accepted(peer, STUDY_ROOT_FIND):
                 yield ProbeStep("find", True, "C-FIND (Study Root) is accepted: stored instances can be verified")
             else:
@@ -130,6 +134,13 @@ def _storage_step(peer: PeerAssociation, sop_classes: Sequence[str]) -> ProbeSte
     if not refused:
         return ProbeStep("storage", True, f"all {len(sop_classes)} common SOP classes are accepted")
     return ProbeStep("storage", False, f"not accepted: {', '.join(refused)}", "sop-class-not-accepted")
+
+
+def _notes_step(peer: PeerAssociation, *, needs_notes: bool) -> ProbeStep:
+    if _is_accepted(peer, _KEY_OBJECT_SELECTION):
+        return ProbeStep("notes", True, "rejection notes are accepted; this does not show that they are honoured")
+    message = "rejection notes are not accepted: the archive takes no Key Object Selection"
+    return ProbeStep("notes", not needs_notes, message, "notes-not-accepted" if needs_notes else "")
 
 
 def _is_accepted(peer: PeerAssociation, sop_class_uid: str) -> bool:

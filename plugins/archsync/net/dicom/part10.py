@@ -211,8 +211,11 @@ def _read_with_pydicom(path: Path) -> dict[int, bytes]:
         data_set = dcmread(path, force=True, defer_size=4096, specific_tags=sorted(_WANTED))
     except (InvalidDicomError, OSError, ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as exc:
         raise _Malformed("its data set can't be decoded") from exc
-    raw = {tag: data_set.get_item(tag).value for tag in _WANTED if tag in data_set}
-    return {tag: value for tag, value in raw.items() if isinstance(value, bytes)}
+    values = {tag: data_set.get_item(tag).value for tag in _WANTED if tag in data_set}
+    names = values.get(_CHARACTER_SET) or b""  # the one that pydicom decodes by itself
+    if not isinstance(names, bytes):
+        values[_CHARACTER_SET] = "\\".join([names] if isinstance(names, str) else map(str, names)).encode()
+    return {tag: value for tag, value in values.items() if isinstance(value, bytes)}
 
 
 class _Walker:
