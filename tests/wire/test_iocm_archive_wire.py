@@ -13,13 +13,15 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ImplicitVRLittleEndian, generate_uid
 from pynetdicom import AE
 
+from archsync.core.archive_answers import find_answer
+from archsync.core.profiles import ArchiveProfile, NoteAnswer
 from archsync.core.rejection import NoteIdentity, NoteSubject, RejectedInstance, RejectionTitle
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreResult
+from archsync.errors import DestinationMisconfigured, OutcomeUnknown, PeerUnavailable
 from archsync.messages.rejection_note import build_rejection_note, encode_note
 from archsync.net.dicom.find import find_instances
 from archsync.net.dicom.store import store_instances
-from archsync.simulate.archive import SimulatedArchive
-from archsync.simulate.iocm import IocmRules
+from archsync.simulate.archive import ArrivalKind, ChosenStatus, IocmRules, Rudeness, SimulatedArchive
 
 QUALITY, SAFETY = RejectionTitle.QUALITY, RejectionTitle.PATIENT_SAFETY
 WRONG_ENTRY, RETENTION = RejectionTitle.WRONG_WORKLIST_ENTRY, RejectionTitle.RETENTION_EXPIRED
@@ -369,6 +371,97 @@ def test_a_note_without_evidence_is_refused(endpoint, stored, note) -> None:
     assert_refused(endpoint, empty, 0xA900, "sop-class-mismatch")
 
 
+# -- answers that are an archive's policy, and archives that can do less ----------------------------------------------
+
+POLICIES = {
+    0x0110: (StoreResult.LIMITED, "processing-failure", None),
+    0xA775: (StoreResult.REFUSED, "retention-not-allowed", NoteAnswer.PERMANENT),
+    0xA776: (StoreResult.REFUSED, "retention-not-allowed", NoteAnswer.PERMANENT),
+    0xA777: (StoreResult.REFUSED, "patient-differs", NoteAnswer.PATIENT_MISMATCH),
+    0xA779: (StoreResult.REFUSED, "patient-differs", NoteAnswer.PATIENT_MISMATCH),
+    0xA77A: (StoreResult.BUSY, "study-being-deleted", NoteAnswer.BEING_DELETED),
+}
+
+
+@pytest.mark.parametrize("status", POLICIES, ids="{:04X}".format)
+def test_a_note_refused_by_policy_hides_nothing_and_is_taken_once_the_policy_is_gone(
+    archive, endpoint, stored, note, status: int
+) -> None:
+    result, code, answer = POLICIES[status]
+    rejection = note(stored[:1])
+    archive.behave(Rudeness(statuses=(ChosenStatus(status=status, sop_instance_uid=rejection.sop_instance_uid),)))
+    (refused,) = store_instances(endpoint, [rejection])
+    assert (refused.result, refused.status, refused.code) == (result, status, code)
+    row = find_answer(status, ArchiveProfile.DCM4CHEE)
+    assert (row and row.note_answer) == answer
+    assert (archive.rejected, shown(endpoint, stored)) == ({}, uids(stored))
+    assert store(endpoint, rejection) == [0x0000]
+    assert shown(endpoint, stored) == uids(stored[1:])
+
+
+def test_an_archive_that_authorises_no_note_stops_the_destination(archive, endpoint, stored, note) -> None:
+    rejection = note(stored[:1])
+    archive.behave(Rudeness(statuses=(ChosenStatus(status=0x0124, sop_instance_uid=rejection.sop_instance_uid),)))
+    with pytest.raises(DestinationMisconfigured) as stopped:
+        store(endpoint, rejection)
+    assert stopped.value.code == "not-authorized"
+    assert archive.rejected == {}
+
+
+def test_a_note_taken_with_a_warning_hides_what_it_names(archive, endpoint, stored, note) -> None:
+    rejection = note(stored[:1])
+    archive.behave(Rudeness(statuses=(ChosenStatus(status=0xB000, sop_instance_uid=rejection.sop_instance_uid),)))
+    assert store(endpoint, rejection) == [0xB000]
+    assert shown(endpoint, stored) == uids(stored[1:])
+
+
+def test_a_refusal_stays_one_where_a_warning_was_to_be_given(archive, endpoint, stored, note) -> None:
+    assert store(endpoint, note(stored[:1])) == [0x0000]
+    archive.behave(Rudeness(statuses=(ChosenStatus(status=0xB000, nth=1),)))
+    assert store(endpoint, stored[0]) == [0xA771]
+
+
+def test_a_note_whose_answer_was_lost_is_answered_with_success_when_it_comes_again(
+    archive, endpoint, stored, note
+) -> None:
+    rejection = note(stored[:1])
+    archive.behave(Rudeness(lose_answer_of_store=1))
+    with pytest.raises(OutcomeUnknown, match=rejection.sop_instance_uid):
+        store(endpoint, rejection)
+    assert shown(endpoint, stored) == uids(stored[1:])
+    assert store(endpoint, rejection) == [0x0000]
+    lost, again = archive.arrivals[-2:]
+    assert (lost.kind, lost.status, lost.is_kept) == (ArrivalKind.NOTE, None, True)
+    assert (again.status, again.is_kept, again.digest) == ("0000", False, lost.digest)
+
+
+def test_an_archive_without_key_objects_refuses_notes_and_takes_images(
+    archive, endpoint, stored, note, outgoing
+) -> None:
+    archive.behave(Rudeness(refuse_sop_classes=(KOS,)))
+    path = Path(stored[1].location.removeprefix("file://"))
+    another = dcmread(path)
+    another.SOPInstanceUID = another.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    another.save_as(path)
+    before = len(archive.arrivals)
+    refused, taken = store_instances(endpoint, [note(stored[:1]), outgoing(path)])
+    assert (refused.result, refused.status, refused.code) == (StoreResult.REFUSED, None, "sop-class-not-accepted")
+    assert taken.status == 0x0000
+    assert [arrival.kind for arrival in archive.arrivals[before:]] == [ArrivalKind.IMAGE]
+    assert archive.rejected == {}
+
+
+def test_an_archive_that_answers_a700_to_everything_keeps_nothing(archive, endpoint, copies, outgoing) -> None:
+    archive.behave(Rudeness.from_json('{"answer_every_store": "A700"}'))
+    instances = [outgoing(path) for path in copies(3)]
+    with pytest.raises(PeerUnavailable):
+        store(endpoint, *instances)
+    assert [(arrival.status, arrival.is_kept) for arrival in archive.arrivals] == [("A700", False)] * 3
+    assert archive.shown() == archive.stored == {}
+    archive.behave()
+    assert store(endpoint, *instances) == [0x0000] * 3
+
+
 # -- split, as an archive sees it ------------------------------------------------------------------------------------
 
 
@@ -388,7 +481,7 @@ def test_a_split_leaves_the_rest_here_and_the_copies_there(endpoint, stored, not
     assert study_answer(endpoint, target).NumberOfStudyRelatedInstances == 2
 
 
-def test_after_a_restart_a_note_counts_for_images_of_the_same_tick(
+def test_after_a_restart_the_order_of_arrival_counts_and_not_that_of_the_files(
     tmp_path, endpoint, archive, copies, note, outgoing
 ) -> None:
     (path,) = copies(1)
@@ -397,6 +490,20 @@ def test_after_a_restart_a_note_counts_for_images_of_the_same_tick(
     archive.stop()
     for kept in (tmp_path / "archive").glob("*/*/*.dcm"):
         os.utime(kept, ns=(0, 0))
-    rules = IocmRules()
-    with SimulatedArchive(tmp_path / "archive", iocm=rules):
-        assert rules.rejected == {image.sop_instance_uid: "113037"}
+    with SimulatedArchive(tmp_path / "archive", iocm=IocmRules()) as again:
+        assert again.rejected == {image.sop_instance_uid: "113037"}
+
+
+def test_an_image_put_into_the_folder_by_hand_is_shown_beside_what_came(
+    tmp_path, endpoint, archive, stored, note
+) -> None:
+    assert store(endpoint, note(stored[:1])) == [0x0000]
+    archive.stop()
+    by_hand = dcmread(archive.stored[stored[1].sop_instance_uid].path)
+    by_hand.SOPInstanceUID = by_hand.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    folder = tmp_path / "archive" / stored[1].study_instance_uid / stored[1].series_instance_uid
+    by_hand.save_as(folder / "by hand.dcm")
+    with SimulatedArchive(tmp_path / "archive", iocm=IocmRules()) as again:
+        assert again.rejected == {stored[0].sop_instance_uid: "113037"}
+        assert {i.sop_instance_uid for i in stored[1:]} | {by_hand.SOPInstanceUID} <= again.shown().keys()
+        assert stored[0].sop_instance_uid not in again.shown()
