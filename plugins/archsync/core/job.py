@@ -14,10 +14,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from archsync.core.study import Priority
+
+
+#: "Not before" this moment means: until planning says otherwise (the study is on hold, or its exam was reopened).
+FAR_FUTURE = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class JobType(StrEnum):
@@ -33,6 +37,17 @@ class JobType(StrEnum):
     """Delivery of one rejection note."""
     ADT = "adt"
     """Delivery of one HL7 ADT message."""
+
+
+class AdtChange(StrEnum):
+    """What an ADT job tells the archive."""
+
+    MERGE = "merge"
+    """Another patient record gave way to this one (A40)."""
+    IDENTIFIER = "identifier"
+    """The patient has another identifier (A40, A47)."""
+    DEMOGRAPHICS = "demographics"
+    """Name, birth date or sex changed (A08, A31)."""
 
 
 class JobStatus(StrEnum):
@@ -104,6 +119,30 @@ class WaitReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class KnownJob:
+    """What planning has to know of an earlier job on the same study or patient at the same destination."""
+
+    job_id: int
+    job_type: JobType
+    status: JobStatus
+    content_digest: str | None
+    priority: Priority
+    wait_reason: WaitReason | None
+    not_before: datetime
+    created_at: datetime
+    requested_by: str | None = None
+    """Somebody asked for it explicitly: it is due at once, whatever trigger status, scope and settle delay say."""
+    adt_change: AdtChange | None = None
+    patient_key: str = ""
+    prior_patient_key: str | None = None
+
+    @property
+    def is_requested(self) -> bool:
+        """Tell whether somebody asked for it explicitly."""
+        return self.requested_by is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as the ledger knows it. Counters are totals over all attempts."""
 
@@ -114,8 +153,11 @@ class Job:
     status: JobStatus
     priority: Priority
     patient_key: str
+    prior_patient_key: str | None
     study_key: str | None
     study_instance_uid: str | None
+    parent_job_id: int | None
+    adt_change: AdtChange | None
     facility_id: str | None
     content_digest: str | None
     wait_reason: WaitReason | None

@@ -33,12 +33,12 @@ def dag_kind(job_type: JobType) -> DagKind:
     return _KIND_OF[job_type]
 
 
-#: The kinds that have a circuit breaker of their own.
+#: The kinds that have a circuit breaker and a pool of their own.
 PEERS = (DagKind.ARCHIVE, DagKind.ADT)
 
 
 def peer_of(kind: DagKind) -> DagKind:
-    """The kind whose circuit breaker counts: images and rejection notes go to the same peer."""
+    """The kind that stands for the peer: images and rejection notes share a circuit breaker and a pool."""
     return DagKind.ADT if kind is DagKind.ADT else DagKind.ARCHIVE
 
 
@@ -56,6 +56,7 @@ def parse_dag_id(value: str) -> tuple[DagKind, str] | None:
     return None
 
 
-def pool_name(destination: str) -> str:
-    """The Airflow pool whose slots bound a destination's concurrency."""
-    return f"archsync_{destination}"
+def pool_name(peer: DagKind, destination: str) -> str:
+    """The Airflow pool whose slots bound what runs at a destination at the same time, one for each peer of it."""
+    # The dash keeps it apart from every destination's: their names have none.
+    return f"archsync_{destination}-adt" if peer is DagKind.ADT else f"archsync_{destination}"

@@ -1,8 +1,14 @@
 """The heart: compare what the platform says with what an archive holds, and name the work that closes the difference.
 
 ``plan`` is pure and level-triggered. It never looks at an event: a lost, repeated or reordered event can't change what
-it returns. A job states an intent ("make study S right at destination D"); the instances to send are found again from
-the same comparison when the job runs, so pending work coalesces and a retry sends only what is missing.
+it returns. A job states an intent ("make study S right at destination D"); what to send is found again from the same
+comparison when the job runs, so pending work coalesces and a retry sends only what is missing.
+
+Three kinds of work come out of the one comparison:
+
+- what is desired and not held is *missing*: an archive or dicom job stores it (replacements are no exception);
+- what is held and no longer desired is *leftover*: a rejection note withdraws it (``core/withdrawal.py``);
+- a patient whom the archive knows differently: ADT messages (``core/identity.py``).
 
 Planning twice plans nothing new: every job remembers the *content digest* it was planned for, and a study whose digest
 is already covered by a job that is still open, or that an administrator cancelled, plans no other one.
@@ -10,63 +16,20 @@ is already covered by a job that is still open, or that an administrator cancell
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 
+from archsync.core.comparison import Desired, Held, HeldInstance
 from archsync.core.destination import Destination, Verification
-from archsync.core.job import JobStatus, JobType, WaitReason
-from archsync.core.study import Instance, Priority, Study, has_reached
-
-
-@dataclass(frozen=True, slots=True)
-class HeldInstance:
-    """One instance as an archive provably holds it."""
-
-    instance_key: str
-    sop_instance_uid: str
-    content_version: int
-    is_verified: bool = False
-    is_rejected: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class KnownJob:
-    """What planning has to know of an earlier job on the same study at the same destination."""
-
-    job_id: int
-    job_type: JobType
-    status: JobStatus
-    content_digest: str | None
-    priority: Priority
-    wait_reason: WaitReason | None
-    not_before: datetime
-    created_at: datetime
-    requested_by: str | None = None
-    """Somebody asked for it explicitly: it is due at once, whatever trigger status, scope and settle delay say."""
-
-    @property
-    def is_requested(self) -> bool:
-        """Tell whether somebody asked for it explicitly."""
-        return self.requested_by is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the ledger knows of one study at one destination.
-
-    ``is_archived``: an archive job once brought the whole study there. ``jobs``, oldest first: those that are not done
-    and, if it is the latest of all, the one that an administrator cancelled.
-    """
-
-    is_archived: bool = False
-    instances: Mapping[str, HeldInstance] = field(default_factory=dict)
-    jobs: tuple[KnownJob, ...] = ()
+from archsync.core.identity import AdtWork, plan_identity
+from archsync.core.job import FAR_FUTURE, JobStatus, JobType, KnownJob, WaitReason
+from archsync.core.study import Instance, Priority, has_reached
+from archsync.core.withdrawal import WithdrawalPlan, former_copies, plan_withdrawal, waits_for_note
 
 
 class Rule(StrEnum):
-    """Why a study has, or has not, work at a destination."""
+    """Why a study has, or has not, something to be stored at a destination."""
 
     DUE = "due"
     UP_TO_DATE = "up_to_date"
@@ -94,8 +57,8 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to do for one study at one destination, and the rule and sentence that explain it.
+class StorePlan:
+    """What to store of one study at one destination, and the rule and sentence that explain it.
 
     At most one of ``new_job`` and ``refresh`` is set. ``supersedes``: failed jobs whose intent the new or refreshed
     job takes over. ``closes``: open jobs for which nothing is left to do.
@@ -114,91 +77,120 @@ class Plan:
         return not (self.new_job or self.refresh or self.supersedes or self.closes)
 
 
-#: "Not before" this moment means: until planning says otherwise (the study is on hold, or its exam was reopened).
-FAR_FUTURE = datetime(9999, 1, 1, tzinfo=UTC)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All work for one study at one destination: what to store, to withdraw, and to say about its patient."""
+
+    store: StorePlan
+    withdrawal: WithdrawalPlan
+    adt: tuple[AdtWork, ...] = ()
 
 
-def missing_instances(desired: Study, held: Held) -> tuple[Instance, ...]:
-    """The instances the platform shows and the archive does not hold.
+def plan(desired: Desired, held: Held, destination: Destination, *, observed_at: datetime) -> Plan:
+    """Name the work that makes ``destination`` hold what the platform says of one study.
 
-    An instance that was rejected at the archive is never sent there again (design, invariant 2). One whose content
-    changed in place is not missing: it needs a replacement under a new UID, since no UID may name two contents.
+    ``observed_at`` is when the platform's state was read: the settle delay counts from it.
     """
-    return tuple(i for i in desired.present_instances if i.instance_key not in held.instances)
-
-
-def unverified_instances(desired: Study, held: Held, destination: Destination) -> tuple[Instance, ...]:
-    """The instances that were stored but not yet seen at the archive, where the destination asks for that check."""
-    if destination.verification is Verification.NONE:
-        return ()
-    return tuple(
-        i
-        for i in desired.present_instances
-        if (known := held.instances.get(i.instance_key)) and not (known.is_verified or known.is_rejected)
+    return Plan(
+        store=plan_store(desired, held, destination, observed_at=observed_at),
+        withdrawal=plan_withdrawal(desired, held, destination, observed_at=observed_at),
+        adt=plan_identity(
+            desired.study.patient, held.patients, desired.survivors, known=held.patient_jobs, destination=destination
+        ),
     )
 
 
-def is_due(desired: Study, held: Held, destination: Destination) -> bool:
-    """Tell whether a study may be sent: its exam reached the trigger, it was archived there, or it was asked for."""
-    return held.is_archived or _is_requested(held) or has_reached(desired.exam_status, destination.trigger_status)
+# What to store
+
+
+def missing_instances(desired: Desired, held: Held, destination: Destination) -> tuple[Instance, ...]:
+    """The instances the platform shows and the archive does not hold in the place the platform gives them.
+
+    An instance whose former copy has to be hidden first (patient safety) is not missing until that is done.
+    """
+    return tuple(
+        i
+        for i in desired.instances
+        if held.holds(desired.placement_of(i)) is None and not waits_for_note(i, desired, held, destination)
+    )
+
+
+def unverified_instances(desired: Desired, held: Held, destination: Destination) -> tuple[HeldInstance, ...]:
+    """The instances that were stored but not yet seen at the archive, where the destination asks for that check."""
+    if destination.verification is Verification.NONE:
+        return ()
+    found = (held.holds(desired.placement_of(i)) for i in desired.instances)
+    return tuple(h for h in found if h is not None and not h.is_verified)
+
+
+def is_due(desired: Desired, held: Held, destination: Destination) -> bool:
+    """Tell whether a study may be sent.
+
+    Its exam reached the trigger, it was archived there, it was asked for, or the archive holds an instance of it in
+    another place: what an archive once had must not vanish from it because it moved.
+    """
+    return (
+        held.is_archived
+        or _is_requested(held)
+        or has_reached(desired.study.exam_status, destination.trigger_status)
+        or any(former_copies(i, desired, held) for i in desired.instances)
+    )
 
 
 def _is_requested(held: Held) -> bool:
-    return any(job.is_requested and not job.status.is_done for job in held.jobs)
+    return any(job.is_requested and not job.status.is_done for job in held.store_jobs)
 
 
-def gate(desired: Study, held: Held, destination: Destination) -> WaitReason | None:
+def gate(desired: Desired, held: Held, destination: Destination) -> WaitReason | None:
     """Why the study must not be sent at all for now: on hold, or its exam went back before it was archived."""
-    if desired.on_hold:
+    if desired.study.on_hold:
         return WaitReason.HOLD
     if not is_due(desired, held, destination):
         return WaitReason.EXAM_STATUS
     return None
 
 
-def plan(desired: Study, held: Held, destination: Destination, *, observed_at: datetime) -> Plan:
-    """Name the work that makes ``destination`` hold what the platform says of one study.
-
-    ``observed_at`` is when the platform's state was read: the settle delay counts from it. Archive and dicom jobs.
-    """
-    closable = tuple(j.job_id for j in held.jobs if j.status in _AT_REST)
-    if not destination.covers(desired.facility) and not _is_requested(held):
-        return Plan(Rule.OUT_OF_SCOPE, f"facility {desired.facility.facility_id} is not in scope", closes=closable)
-    if not desired.present_instances:
-        return Plan(Rule.NO_INSTANCES, "the study has no instances", closes=closable)
-    missing = missing_instances(desired, held)
+def plan_store(desired: Desired, held: Held, destination: Destination, *, observed_at: datetime) -> StorePlan:
+    """Name the archive or dicom job that stores what is missing."""
+    study, jobs = desired.study, held.store_jobs
+    closable = tuple(j.job_id for j in jobs if j.status in _AT_REST)
+    if not destination.covers(study.facility) and not _is_requested(held):
+        return StorePlan(Rule.OUT_OF_SCOPE, f"facility {study.facility.facility_id} is not in scope", closes=closable)
+    if not desired.instances:
+        return StorePlan(Rule.NO_INSTANCES, "the study has no instances", closes=closable)
+    missing = missing_instances(desired, held, destination)
     # Nothing to send may still leave something to check: an open job has to do it.
     if not missing and not (closable and unverified_instances(desired, held, destination)):
-        return Plan(Rule.UP_TO_DATE, "the archive holds every instance", closes=closable)
+        return StorePlan(Rule.UP_TO_DATE, "the archive holds every instance", closes=closable)
 
-    if any(job.status is JobStatus.RUNNING for job in held.jobs):
+    if held.archived_at is None and any(job.status is JobStatus.RUNNING for job in jobs):
         # Its first push is under way: what came meanwhile follows it as late images do, also if the exam goes back.
-        held = replace(held, is_archived=True)
-    digest = desired.content_digest()
-    failed = tuple(j for j in held.jobs if j.status is JobStatus.FAILED)
-    queued = next((j for j in reversed(held.jobs) if j.status in _QUEUED), None)
+        held = replace(held, archived_at=observed_at)
+    digest = study.content_digest()
+    failed = tuple(j for j in jobs if j.status is JobStatus.FAILED)
+    queued = next((j for j in reversed(jobs) if j.status in _QUEUED), None)
     if queued is not None:
         work = _work(desired, held, destination, missing, digest, first_seen_at=queued.created_at, now=observed_at)
         takes_over = tuple(j.job_id for j in failed if j.job_id < queued.job_id)
-        if not takes_over and _is_current(queued, work):
-            return Plan(Rule.COVERED, f"job {queued.job_id} ({queued.status.value}) covers it")
-        return Plan(
+        if not takes_over and is_current(queued, work):
+            return StorePlan(Rule.COVERED, f"job {queued.job_id} ({queued.status.value}) covers it")
+        return StorePlan(
             Rule.COVERED,
             f"job {queued.job_id} is brought up to date",
-            refresh=None if _is_current(queued, work) else (queued.job_id, work),
+            refresh=None if is_current(queued, work) else (queued.job_id, work),
             supersedes=takes_over,
         )
     if not is_due(desired, held, destination):
         trigger = destination.trigger_status.value
-        return Plan(Rule.NOT_REACHED, f"exam status {desired.exam_status} has not reached {trigger}")
-    for job in held.jobs:
+        return StorePlan(Rule.NOT_REACHED, f"exam status {study.exam_status} has not reached {trigger}")
+    for job in jobs:
         if job.content_digest == digest:
             if job.status is JobStatus.CANCELLED:
-                return Plan(Rule.CANCELLED, f"job {job.job_id} was cancelled; retry it to send after all")
-            return Plan(Rule.COVERED, f"job {job.job_id} ({job.status.value}) covers it")
-    return Plan(
+                return StorePlan(Rule.CANCELLED, f"job {job.job_id} was cancelled; retry it to send after all")
+            return StorePlan(Rule.COVERED, f"job {job.job_id} ({job.status.value}) covers it")
+    return StorePlan(
         Rule.DUE,
-        f"{len(missing)} of {len(desired.present_instances)} instances are missing"
+        f"{len(missing)} of {len(desired.instances)} instances are missing"
         if missing
         else "what was stored has still to be checked",
         new_job=(
@@ -214,7 +206,7 @@ _AT_REST = _QUEUED | {JobStatus.FAILED}
 _GATES = frozenset({WaitReason.HOLD, WaitReason.EXAM_STATUS})
 
 
-def _is_current(job: KnownJob, work: Work) -> bool:
+def is_current(job: KnownJob, work: Work) -> bool:
     """Tell whether a queued job already says all that ``work`` says; when it may start is compared by its gate.
 
     The gate's moment is compared too: a job that was put back for another reason shows that one, and is gated still.
@@ -226,7 +218,7 @@ def _is_current(job: KnownJob, work: Work) -> bool:
 
 
 def _work(
-    desired: Study,
+    desired: Desired,
     held: Held,
     destination: Destination,
     missing: tuple[Instance, ...],
@@ -239,11 +231,11 @@ def _work(
     reason = gate(desired, held, destination)
     if reason is not None:
         not_before = FAR_FUTURE
-    elif desired.priority is Priority.STAT or destination.settle_s == 0 or _is_requested(held):
+    elif desired.study.priority is Priority.STAT or destination.settle_s == 0 or _is_requested(held):
         # Such a study is wanted now; images that arrive later follow in a dicom job.
         not_before = now
     else:
         quiet = now + timedelta(seconds=destination.settle_s)
         not_before = min(quiet, first_seen_at + timedelta(seconds=destination.settle_max_s))
         reason = WaitReason.SETTLING
-    return Work(desired.priority, digest, missing, not_before, reason)
+    return Work(desired.study.priority, digest, missing, not_before, reason)

@@ -122,8 +122,11 @@ class Study:
         return tuple(sorted((i for i in self.instances if i.removed_at is None), key=lambda i: i.instance_key))
 
     def content_digest(self) -> str:
-        """Digest of which instances, in which version, the platform shows: equal digests need equal archives."""
-        digest = hashlib.blake2b(digest_size=12)
-        for instance in self.present_instances:
-            digest.update(f"{instance.instance_key}\x1f{instance.content_version}\x1e".encode())
+        """Digest of which instances the platform shows, in which version and place."""
+        digest = hashlib.blake2b(
+            f"{self.patient.patient_key}\x1f{self.study_instance_uid}\x1e".encode(), digest_size=12
+        )
+        for i in self.present_instances:
+            parts = (i.instance_key, i.content_version, i.series_instance_uid, i.sop_instance_uid)
+            digest.update(("\x1f".join(map(str, parts)) + "\x1e").encode())
         return digest.hexdigest()

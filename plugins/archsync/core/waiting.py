@@ -6,7 +6,7 @@ from datetime import datetime
 
 from archsync.core.destination import Destination
 from archsync.core.job import JobStatus, JobType, WaitReason
-from archsync.core.naming import DagKind
+from archsync.core.naming import DagKind, peer_of
 from archsync.core.retry import Health
 
 #: Jobs in Airflow's hands, as a multiple of the destination's concurrency: enough that a slot never
@@ -36,18 +36,25 @@ def destination_gate(
     return None
 
 
-def quota(destination: Destination, health: Health, *, handed_out: int) -> int:
-    """How many more jobs may be handed out; a destination that is down gets a single one, which probes it."""
-    wanted = 1 if health.is_down else destination.concurrency * HANDED_OUT_PER_SLOT
+def slots(destination: Destination, kind: DagKind) -> int:
+    """How many jobs may run at the same time: images and rejection notes share theirs, ADT messages have their own."""
+    return destination.adt_concurrency if peer_of(kind) is DagKind.ADT else destination.concurrency
+
+
+def quota(destination: Destination, kind: DagKind, health: Health, *, handed_out: int) -> int:
+    """How many more jobs of a kind may be handed out; a destination that is down gets a single one, which probes it."""
+    wanted = 1 if health.is_down else slots(destination, kind) * HANDED_OUT_PER_SLOT
     return max(0, wanted - handed_out)
 
 
 def blocks(earlier: JobType, later: JobType, *, same_study: bool) -> bool:
     """Tell whether an earlier undone job of the same lane (destination and patient) holds back a later one.
 
-    Different studies of a patient go in parallel; an ADT waits for all earlier, and all later wait for it.
-    The function ``blocked_by`` in the ledger says the same in SQL.
+    Different studies of a patient go in parallel; an ADT waits for all earlier, and all later wait for it. An iocm job
+    is only the parent of its steps. The function ``blocked_by`` in the ledger says the same in SQL.
     """
+    if JobType.IOCM in (earlier, later):
+        return False
     return same_study or JobType.ADT in (earlier, later)
 
 

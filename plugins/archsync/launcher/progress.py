@@ -76,16 +76,16 @@ def measure(platform: Platform, ledger: Ledger) -> list[Progress]:
 
 
 def _count_study(entry: Progress, planned: PlannedStudy) -> None:
-    study, held, destination = planned.study, planned.held, planned.destination
-    held_here = [i for i in study.present_instances if i.instance_key in held.instances]
+    desired, held, study, destination = planned.desired, planned.held, planned.study, planned.destination
+    held_here = [i for i in desired.instances if held.holds(desired.placement_of(i))]
     entry.instances += len(held_here)
     entry.size_bytes += sum(i.size_bytes for i in held_here)
-    if not destination.covers(study.facility) or not study.present_instances or study.on_hold:
+    if not destination.covers(study.facility) or not desired.instances or study.on_hold:
         return
-    if not is_due(study, held, destination):
+    if not is_due(desired, held, destination):
         return
     entry.due += 1
-    if missing_instances(study, held) or unverified_instances(study, held, destination):
+    if missing_instances(desired, held, destination) or unverified_instances(desired, held, destination):
         entry.missing.append(study.study_instance_uid)
     else:
         entry.archived += 1

@@ -126,6 +126,49 @@ def update(ledger: Ledger, destination: Destination) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Use:
+    """What ties a destination to the archive that it names; ``holds_instances`` counts what was merely offered, too."""
+
+    holds_instances: bool
+    has_jobs: bool
+    has_running_jobs: bool
+
+
+def use(ledger: Ledger, destination_id: int) -> Use:
+    """Say what a destination holds and does."""
+    row = ledger.fetch_one(SQL["use"], {"destination_id": destination_id})
+    assert row is not None, "one row of facts"
+    return Use(**row)
+
+
+def lock(ledger: Ledger, destination_id: int) -> None:
+    """Keep everybody else from making jobs for a destination, or changing it, until the transaction ends."""
+    ledger.fetch_one(SQL["lock"], {"destination_id": destination_id})
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """How much went with a destination."""
+
+    studies: int
+    jobs: int
+
+
+def delete(ledger: Ledger, destination_id: int) -> Forgotten:
+    """Delete a destination, its jobs and all that the ledger knows of what it holds; in one transaction."""
+    parameters = {"destination_id": destination_id}
+    with ledger.transaction():
+        for name in ("delete_notes", "delete_adt_messages", "delete_failures", "delete_attempts"):
+            ledger.execute(SQL[name], parameters)
+        jobs = ledger.execute(SQL["delete_jobs"], parameters)
+        studies = ledger.execute(SQL["delete_held_studies"], parameters)
+        # Dropping takes a lock on everybody's holdings: last, so that it is held for an instant.
+        ledger.execute(f"drop table held_instance_{int(destination_id)}")
+        ledger.execute(SQL["delete"], parameters)
+    return Forgotten(studies, jobs)
+
+
+@dataclass(frozen=True, slots=True)
 class DestinationHealth:
     """The circuit breaker of a kind's peer, and whether the kind's DAG was last seen paused in Airflow."""
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
 
-from archsync.core.job import TRANSITIONS, Job, JobStatus, JobType, WaitReason
-from archsync.core.planning import KnownJob, Work
-from archsync.core.study import Priority, Study
+from archsync.core.job import TRANSITIONS, AdtChange, Job, JobStatus, JobType, WaitReason
+from archsync.core.study import Priority
 from archsync.core.transfer import StoreOutcome
-from archsync.core.waiting import LOW_WATER_PER_SLOT
 from archsync.errors import InvalidInput
 from archsync.ledger.database import Ledger, Row
 from archsync.ledger.queries import load
@@ -20,12 +17,6 @@ SQL = load("jobs")
 
 #: An attempt that does not renew its lease for this long counts as dead, in seconds.
 LEASE_S = 60
-#: A job handed to Airflow for which no run began after this long was lost on the way, in seconds.
-LOST_AFTER_S = 60
-#: How long a job that was just handed to Airflow is let pass by less urgent ones, in seconds.
-FRESH_S = 15
-#: How long a job may be overdue in Airflow's hands before the sweeper asks Airflow about it, in seconds.
-GRACE_S = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +73,14 @@ class JobFilter:
 _JOB_COLUMNS = [f.name for f in fields(Job)]
 
 
-def _job(row: Row) -> Job:
+def from_row(row: Row) -> Job:
+    """A row of ``job`` with its destination's name, as a job."""
     values = {name: row[name] for name in _JOB_COLUMNS}
     values["job_type"] = JobType(row["job_type"])
     values["status"] = JobStatus(row["status"])
     values["priority"] = Priority(row["priority"])
     values["wait_reason"] = WaitReason(row["wait_reason"]) if row["wait_reason"] else None
+    values["adt_change"] = AdtChange(row["adt_change"]) if row["adt_change"] else None
     return Job(**values)
 
 
@@ -102,98 +95,7 @@ def get(ledger: Ledger, job_id: int, *, lock: bool = False) -> Job:
         raise InvalidInput(
             f"there is no job {job_id}", code="unknown-job", next_step="`archsync jobs list` shows the jobs."
         )
-    return _job(row)
-
-
-def insert_queued(
-    ledger: Ledger, job_type: JobType, destination_id: int, study: Study, work: Work, *, requested_by: str | None = None
-) -> int | None:
-    """Make a waiting job; None when another one is queued for this study and destination already."""
-    row = ledger.fetch_one(
-        SQL["insert_queued"],
-        {
-            "job_type": job_type.value,
-            "destination_id": destination_id,
-            "patient_key": study.patient.patient_key,
-            "study_key": study.study_key,
-            "study_instance_uid": study.study_instance_uid,
-            "facility_id": study.facility.facility_id,
-            "requested_by": requested_by,
-            **_work(work),
-        },
-    )
-    return row["job_id"] if row else None
-
-
-def refresh_queued(ledger: Ledger, job_id: int, work: Work) -> None:
-    """Bring a queued job up to date with what its study needs now."""
-    ledger.execute(SQL["refresh_queued"], {"job_id": job_id, **_work(work)})
-
-
-def _work(work: Work) -> dict[str, Any]:
-    return {
-        "priority": int(work.priority),
-        "content_digest": work.content_digest,
-        "wait_reason": work.wait_reason.value if work.wait_reason else None,
-        "not_before": work.not_before,
-        "instances_total": len(work.instances),
-        "bytes_total": work.bytes_total,
-    }
-
-
-def supersede_failed(ledger: Ledger, job_ids: Sequence[int], *, by: int) -> None:
-    """Close failed jobs whose intent another job takes over."""
-    ledger.execute(SQL["supersede_failed"], {"job_ids": list(job_ids), "by": by})
-
-
-def close_idle(ledger: Ledger, job_ids: Sequence[int], *, reason: str) -> None:
-    """Close open jobs, none of them running, for which nothing is left to do."""
-    ledger.execute(SQL["close_idle"], {"job_ids": list(job_ids), "reason": reason})
-
-
-def claim_due(ledger: Ledger, destination_id: int, priority: Priority, limit: int) -> list[tuple[int, JobType]]:
-    """Mark up to ``limit`` due jobs of one priority as ready and return them: oldest first, never past their lane."""
-    rows = ledger.fetch_all(
-        SQL["claim_due"], {"destination_id": destination_id, "priority": int(priority), "limit": limit}
-    )
-    return [(row["job_id"], JobType(row["job_type"])) for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class DueJobs:
-    """What is due at a destination: the highest priority, and how many jobs at least as urgent Airflow has in hand."""
-
-    priority: Priority
-    handed_out: int
-
-
-def most_urgent_due(ledger: Ledger) -> dict[int, DueJobs]:
-    """Destinations that have due jobs whose lane is free → what is most urgent there."""
-    return {
-        row["destination_id"]: DueJobs(Priority(row["priority"]), row["handed_out"])
-        for row in ledger.fetch_all(SQL["most_urgent_due"])
-    }
-
-
-def more_urgent(ledger: Ledger, job: Job) -> int | None:
-    """A more urgent job that a job about to start has to let pass."""
-    row = ledger.fetch_one(
-        SQL["more_urgent"],
-        {"destination_id": job.destination_id, "priority": int(job.priority), "fresh_s": FRESH_S},
-    )
-    return row["job_id"] if row else None
-
-
-def next_wake(ledger: Ledger) -> datetime | None:
-    """When something falls due by the clock alone."""
-    row = ledger.fetch_one(SQL["next_wake"])
-    return row["at"] if row else None
-
-
-def work_is_waiting(ledger: Ledger) -> bool:
-    """Tell whether the dispatcher would find something to do."""
-    row = ledger.fetch_one(SQL["work_is_waiting"], {"low_water": LOW_WATER_PER_SLOT, "lost_after_s": LOST_AFTER_S})
-    return bool(row and row["waiting"])
+    return from_row(row)
 
 
 def request_now(ledger: Ledger, job_id: int, *, requested_by: str) -> None:
@@ -376,7 +278,7 @@ def listing(ledger: Ledger, wanted: JobFilter) -> list[ListedJob]:
             "limit": wanted.limit,
         },
     )
-    return [ListedJob(_job(row), row["blocked_by"]) for row in rows]
+    return [ListedJob(from_row(row), row["blocked_by"]) for row in rows]
 
 
 def attempts(ledger: Ledger, job_id: int) -> list[Attempt]:
@@ -388,41 +290,6 @@ def failures(ledger: Ledger, job_id: int, *, limit: int = 100) -> list[InstanceF
     """The instances that a job could not send."""
     rows = ledger.fetch_all(SQL["failures"], {"job_id": job_id, "limit": limit})
     return [InstanceFailure(r["sop_instance_uid"], r["store_status"], r["code"], r["message"]) for r in rows]
-
-
-def known_jobs(ledger: Ledger, destination_id: int, study_keys: Sequence[str]) -> dict[str, list[KnownJob]]:
-    """What planning has to know of earlier jobs, per study."""
-    found: dict[str, list[KnownJob]] = {}
-    for row in ledger.fetch_all(SQL["known_jobs"], {"destination_id": destination_id, "study_keys": list(study_keys)}):
-        found.setdefault(row["study_key"], []).append(
-            KnownJob(
-                job_id=row["job_id"],
-                job_type=JobType(row["job_type"]),
-                status=JobStatus(row["status"]),
-                content_digest=row["content_digest"],
-                priority=Priority(row["priority"]),
-                wait_reason=WaitReason(row["wait_reason"]) if row["wait_reason"] else None,
-                not_before=row["not_before"],
-                created_at=row["created_at"],
-                requested_by=row["requested_by"],
-            )
-        )
-    return found
-
-
-def record_run_seen(ledger: Ledger, job_id: int, *, dag_id: str, run_id: str) -> None:
-    """Airflow began a run for a job it was handed."""
-    ledger.execute(SQL["seen_run"], {"job_id": job_id, "dag_id": dag_id, "run_id": run_id})
-
-
-def requeue_unseen(ledger: Ledger) -> int:
-    """Put back jobs that were handed to Airflow and never got a run; returns how many."""
-    return len(ledger.fetch_all(SQL["unseen_ready"], {"lost_after_s": LOST_AFTER_S}))
-
-
-def overdue_in_hand(ledger: Ledger) -> list[Job]:
-    """Jobs in Airflow's hands whose lease or next attempt is overdue: ask Airflow what became of them."""
-    return [_job(row) for row in ledger.fetch_all(SQL["overdue_in_hand"], {"grace_s": GRACE_S})]
 
 
 def counts(ledger: Ledger) -> list[tuple[str, JobType, JobStatus, int]]:

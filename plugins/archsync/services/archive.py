@@ -9,14 +9,16 @@ acknowledged instance is committed to the ledger in small batches before anythin
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
+from archsync.core.comparison import Desired
 from archsync.core.destination import Verification
-from archsync.core.job import JobStatus, JobType, WaitReason
-from archsync.core.planning import FAR_FUTURE, Held, gate, missing_instances, unverified_instances
-from archsync.core.study import Instance, Study
+from archsync.core.job import FAR_FUTURE, JobStatus, JobType, WaitReason
+from archsync.core.planning import gate, missing_instances, unverified_instances
+from archsync.core.study import Instance
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
+from archsync.core.uid_map import InstanceUids
 from archsync.errors import DestinationMisconfigured, OutcomeUnknown, PeerRefused, PeerUnavailable
 from archsync.ledger import holdings, jobs
 from archsync.ledger.database import Ledger
@@ -25,7 +27,8 @@ from archsync.net.dicom.find import find_instances
 from archsync.net.dicom.store import store_instances
 from archsync.platformdb.reader import Platform
 from archsync.services.attempt import Attempt, Ended, Run, run_attempt
-from archsync.services.planner import held_at
+from archsync.services.comparison import Compared, compare_one
+from archsync.services.placing import offer, outgoing
 
 #: Acknowledged instances are committed at this many, or after this long: what a killed attempt may send again.
 COMMIT_INSTANCES = 50
@@ -65,82 +68,78 @@ class _StoreJob:
         endpoint = Endpoint.of(self._destination)
         if self._attempt.is_probe:
             self._attempt.reach(lambda: echo(endpoint), tells_health=False)
-        study = self._fetch_study()
-        if study is None or not study.present_instances:
+        compared = self._compare()
+        if compared is None or not compared.desired.instances:
             return self._attempt.conclude(
                 JobStatus.CANCELLED, code="nothing-to-do", message="The platform no longer has anything of this study."
             )
-        held = self._held(study)
-        if (why := gate(study, held, self._destination)) is not None:
+        desired, held, study = compared.desired, compared.held, compared.desired.study
+        if (why := gate(desired, held, self._destination)) is not None:
             message = "The study is on hold." if why is WaitReason.HOLD else f"The exam is {study.exam_status}."
             return self._attempt.conclude(
                 JobStatus.WAITING, code=why.value, message=message, wait=why, not_before=FAR_FUTURE
             )
-        missing = missing_instances(study, held)
-        self._set_scope(study, missing)
+        missing = missing_instances(desired, held, self._destination)
+        self._set_scope(desired, missing)
         if missing:
-            self._attempt.reach(lambda: self._send(endpoint, study, missing))
+            placed = offer(self._ledger, self._platform, desired, held, self._job.destination_id, missing)
+            to_send = outgoing(desired, held, missing, placed)
+            placement_ids = {key: p.placement_id for key, p in placed.items()}
+            self._attempt.reach(lambda: self._send(endpoint, to_send, placement_ids))
         self._raise_unsent()
         if self._destination.verification is Verification.C_FIND:
-            self._attempt.reach(lambda: self._verify(endpoint, study))
+            self._attempt.reach(lambda: self._verify(endpoint))
         if self._attempt.is_probe:
             self._attempt.answered()
-        self._record_archived(study)
+        holdings.set_archived(self._ledger, self._job.destination_id, study.study_key)
         sent = self._attempt.instances
         message = "The archive held every instance already."
         if sent:
             message = f"{sent} instances sent." if sent > 1 else "1 instance sent."
         return self._attempt.conclude(JobStatus.SUCCEEDED, message=message)
 
-    def _fetch_study(self) -> Study | None:
+    def _compare(self) -> Compared | None:
         assert self._job.study_key is not None, "archive and dicom jobs are about a study"
-        batch = self._platform.fetch_studies([self._job.study_key])
-        for error in batch.rejected.values():
-            raise error
-        return batch.studies[0] if batch.studies else None
+        return compare_one(self._platform, self._ledger, self._job.study_key, self._destination)
 
-    def _held(self, study: Study) -> Held:
-        return held_at(self._ledger, self._destination, [study.study_key])[study.study_key]
-
-    def _set_scope(self, study: Study, missing: Sequence[Instance]) -> None:
-        present = study.present_instances
-        total_bytes = sum(i.size_bytes for i in present)
+    def _set_scope(self, desired: Desired, missing: Sequence[Instance]) -> None:
+        total_bytes = sum(i.size_bytes for i in desired.instances)
         missing_bytes = sum(i.size_bytes for i in missing)
         jobs.set_scope(
             self._ledger,
             self._job.job_id,
             self._attempt.attempt_id,
-            content_digest=study.content_digest(),
-            totals=(len(present), total_bytes),
-            done=(len(present) - len(missing), total_bytes - missing_bytes),
+            content_digest=desired.study.content_digest(),
+            totals=(len(desired.instances), total_bytes),
+            done=(len(desired.instances) - len(missing), total_bytes - missing_bytes),
         )
 
-    def _send(self, endpoint: Endpoint, study: Study, missing: Sequence[Instance]) -> None:
+    def _send(self, endpoint: Endpoint, to_send: Sequence[OutgoingInstance], placement_ids: Mapping[str, int]) -> None:
         """Send what is missing, committing what is acknowledged in small batches."""
-        recorder = holdings.StoredRecorder(self._ledger, self._job.destination_id, study)
         batch: list[StoreOutcome] = []
         committed_at = time.monotonic()
-        outcomes = store_instances(endpoint, [_outgoing(i, study) for i in missing])
+        outcomes = store_instances(endpoint, to_send)
         try:
             for outcome in outcomes:
                 self._note_answer(outcome)
                 batch.append(outcome)
                 if len(batch) >= COMMIT_INSTANCES or time.monotonic() - committed_at >= COMMIT_SECONDS:
-                    self._commit(recorder, batch)
+                    self._commit(batch, placement_ids)
                     batch = []
                     committed_at = time.monotonic()
                 self._attempt.check_is_ours()
         finally:
             outcomes.close()
             if batch:
-                self._commit(recorder, batch)
+                self._commit(batch, placement_ids)
 
-    def _commit(self, recorder: holdings.StoredRecorder, batch: Sequence[StoreOutcome]) -> None:
+    def _commit(self, batch: Sequence[StoreOutcome], placement_ids: Mapping[str, int]) -> None:
         stored = [o for o in batch if o.result.is_stored]
         unsent = [o for o in batch if not o.result.is_stored]
+        acknowledged = [(placement_ids[o.instance.instance_key], o.status or 0) for o in stored]
         with self._ledger.transaction():
             if stored:
-                recorder.record(stored)
+                holdings.record_stored(self._ledger, self._job.destination_id, acknowledged)
             jobs.record_failures(self._ledger, self._job.job_id, unsent)
             self._attempt.add_progress(
                 instances=len(stored), size_bytes=sum(o.instance.size_bytes for o in stored), failed=len(unsent)
@@ -164,51 +163,39 @@ class _StoreJob:
     def _is_limited_out(self, outcome: StoreOutcome) -> bool:
         return outcome.result is StoreResult.LIMITED and self._job.attempts + 1 >= LIMITED_TRIES
 
-    def _verify(self, endpoint: Endpoint, study: Study) -> None:
+    def _verify(self, endpoint: Endpoint) -> None:
         """Ask the archive, series by series, and record what it lists; what it does not list is missing again."""
-        waiting = unverified_instances(study, self._held(study), self._destination)
+        compared = self._compare()
+        waiting = [] if compared is None else unverified_instances(compared.desired, compared.held, self._destination)
         for pause_s in (0.0, *VERIFY_PAUSES_S):
             if not waiting:
                 return
             self._attempt.pause(pause_s)
-            series = sorted({i.series_instance_uid for i in waiting})
-            listed = self._list(endpoint, study, series)
-            seen = [i.instance_key for i in waiting if i.sop_instance_uid in listed]
+            listed = self._list(endpoint, [h.placed.uids for h in waiting])
+            seen = [h.placed.placement_id for h in waiting if h.placed.uids.sop_instance_uid in listed]
             holdings.mark_verified(self._ledger, self._job.destination_id, seen)
-            waiting = tuple(i for i in waiting if i.sop_instance_uid not in listed)
-        holdings.forget(self._ledger, self._job.destination_id, [i.instance_key for i in waiting])
+            waiting = [h for h in waiting if h.placed.uids.sop_instance_uid not in listed]
+        holdings.forget(self._ledger, self._job.destination_id, [h.placed.placement_id for h in waiting])
         raise OutcomeUnknown(
             f"the archive answered success for {len(waiting)} instances but does not list them;"
-            f" the first is {waiting[0].sop_instance_uid}",
+            f" the first is {waiting[0].placed.uids.sop_instance_uid}",
             code="stored-but-not-listed",
         )
 
     @staticmethod
-    def _list(endpoint: Endpoint, study: Study, series: Sequence[str]) -> set[str]:
+    def _list(endpoint: Endpoint, wanted: Sequence[InstanceUids]) -> set[str]:
+        listed: set[str] = set()
         try:
-            return find_instances(endpoint, study.study_instance_uid, series)
+            for study_uid in sorted({u.study_instance_uid for u in wanted}):
+                series = sorted({u.series_instance_uid for u in wanted if u.study_instance_uid == study_uid})
+                listed |= find_instances(endpoint, study_uid, series)
         except PeerRefused as exc:
             if exc.code != "find-not-supported":
                 raise
             # The destination is set to be verified, and can't be: every job would end the same.
             raise DestinationMisconfigured(exc.message, code=exc.code, next_step=exc.next_step) from exc
-
-    def _record_archived(self, study: Study) -> None:
-        holdings.set_archived(self._ledger, self._job.destination_id, study.study_key)
+        return listed
 
     def _note_answer(self, outcome: StoreOutcome) -> None:
         if outcome.status is not None and outcome.result is not StoreResult.STOP:
             self._attempt.answered()
-
-
-def _outgoing(instance: Instance, study: Study) -> OutgoingInstance:
-    return OutgoingInstance(
-        instance_key=instance.instance_key,
-        sop_class_uid=instance.sop_class_uid,
-        sop_instance_uid=instance.sop_instance_uid,
-        transfer_syntax_uid=instance.transfer_syntax_uid,
-        location=instance.location,
-        size_bytes=instance.size_bytes,
-        study_instance_uid=study.study_instance_uid,
-        series_instance_uid=instance.series_instance_uid,
-    )

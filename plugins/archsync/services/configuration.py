@@ -179,12 +179,14 @@ def _line(node: yaml.Node) -> int:
 # -- comparing -------------------------------------------------------------------------------------------------------
 
 
-def compare(ledger: Ledger, facilities: KnownFacilities, document: Document, *, override: bool = False) -> Plan:
+def compare(
+    ledger: Ledger, facilities: KnownFacilities, document: Document, *, override_reason: str | None = None
+) -> Plan:
     """Say what has to be made or changed for the ledger to say what the file says.
 
     Raises:
         BadFile: the document has problems already, or settings are unknown, wrong, missing, name what does not exist,
-            or need ``override``.
+            or need ``override_reason``.
     """
     problems = list(document.problems)
     known_gateways = {gateway.name: gateway for gateway in store.gateways(ledger)}
@@ -202,7 +204,9 @@ def compare(ledger: Ledger, facilities: KnownFacilities, document: Document, *, 
         if wanted is None:
             continue
         changes = destinations.differences(current, wanted)
-        problems += _problems_of(ledger, facilities, entry, current, wanted, changes, gateway_names, override=override)
+        problems += _problems_of(
+            ledger, facilities, entry, current, wanted, changes, gateway_names, may_override=override_reason is not None
+        )
         if current is not None:
             kept[entry.name] = tuple(
                 str(change) for change in destinations.differences(None, current) if change.name not in entry.values
@@ -256,7 +260,7 @@ def _problems_of(
     changes: tuple[SettingChange, ...],
     gateway_names: set[str],
     *,
-    override: bool,
+    may_override: bool,
 ) -> Iterator[Problem]:
     """What is wrong with a destination beyond its own settings: what it names, and what must not change."""
     changed = {change.name for change in changes}
@@ -268,8 +272,10 @@ def _problems_of(
     if wanted.gateway is not None and wanted.gateway not in gateway_names:
         listed = ", ".join(sorted(gateway_names)) or "none"
         yield Problem(entry.lines["gateway"], f"gateway: there is no gateway {wanted.gateway!r} (there are {listed})")
-    if current is not None and not override and (tied := destinations.changes_identity(ledger, current, changes)):
-        yield Problem(entry.lines[tied[0]], destinations.identity_problem(current, tied) + "; --override allows it")
+    if current is not None and not may_override and (tied := destinations.changes_identity(ledger, current, changes)):
+        yield Problem(
+            entry.lines[tied[0]], destinations.identity_problem(current, tied) + "; --override-lock REASON allows it"
+        )
 
 
 def _compare_gateway(
@@ -300,7 +306,13 @@ def _compare_gateway(
 
 
 def apply(
-    ledger: Ledger, facilities: KnownFacilities, plan: Plan, *, actor: str, now: datetime, override: bool = False
+    ledger: Ledger,
+    facilities: KnownFacilities,
+    plan: Plan,
+    *,
+    actor: str,
+    now: datetime,
+    override_reason: str | None = None,
 ) -> None:
     """Carry out a plan, all of it or nothing.
 
@@ -314,7 +326,15 @@ def apply(
             elif step.is_new:
                 destinations.create(ledger, facilities, {**step.values, "name": step.name}, actor=actor)
             else:
-                destinations.change(ledger, facilities, step.name, step.values, actor=actor, now=now, override=override)
+                destinations.change(
+                    ledger,
+                    facilities,
+                    step.name,
+                    step.values,
+                    actor=actor,
+                    now=now,
+                    override_reason=override_reason,
+                )
 
 
 def _apply_gateway(ledger: Ledger, facilities: KnownFacilities, step: Step, actor: str) -> None:

@@ -1,4 +1,4 @@
-"""Making and changing destinations: what the command line, the configuration file and the pages all call.
+"""Making, changing and deleting destinations: what the command line, the configuration file and the pages all call.
 
 Every change is checked as a whole, written with its audit entry in one transaction, and followed by what makes the
 dispatcher and the planner see it.
@@ -12,30 +12,42 @@ from datetime import datetime
 from typing import Any
 
 from archsync.core.destination import Destination
-from archsync.core.naming import PEERS
+from archsync.core.naming import PEERS, DagKind
 from archsync.core.settings import format_value, parse_settings, setting_fields
 from archsync.core.study import Facility
 from archsync.errors import ConfigurationError
 from archsync.ledger import destinations as store
-from archsync.ledger import holdings, plan_queue
+from archsync.ledger import plan_queue
 from archsync.ledger.database import Ledger
+from archsync.ledger.destinations import Forgotten
+from archsync.messages.hl7_ack import parse_ack_overrides
 
 #: Gives the platform's facilities; called only when a scope has to be checked.
 KnownFacilities = Callable[[], Sequence[Facility]]
 
-#: What the ledger's facts are tied to: another archive behind the same name would make them untrue.
+#: What the ledger's facts are tied to: another archive behind the same name would make them untrue. How ADT messages
+#: get there is not: the receiver may be an interface engine, and what counts is what the archive holds.
 IDENTITY = frozenset({"called_ae_title", "host"})
-#: Settings that decide which studies are due: every study is compared again when one changes.
-DECIDES_WHAT_IS_DUE = frozenset({"trigger_status", "facilities", "facility_groups"})
-#: Settings that decide whether the archive can be reached: one that is down is probed at once when one changes.
-DECIDES_REACH = IDENTITY | {
-    "port",
-    "calling_ae_title",
-    "tls",
-    "tls_ca_file",
-    "tls_certificate_file",
-    "tls_private_key_file",
-    "tls_check_hostname",
+#: Settings that decide what is due: every study is compared again when one changes.
+DECIDES_WHAT_IS_DUE = frozenset(
+    {
+        *("trigger_status", "facilities", "facility_groups"),
+        *("profile", "supports_iocm", "without_iocm", "rejection_titles", "adt_host"),
+    }
+)
+#: Settings that decide whether a peer can be reached: one that is down is probed at once when one changes.
+DECIDES_REACH: Mapping[DagKind, frozenset[str]] = {
+    DagKind.ARCHIVE: IDENTITY
+    | {
+        "port",
+        "calling_ae_title",
+        "tls",
+        "tls_ca_file",
+        "tls_certificate_file",
+        "tls_private_key_file",
+        "tls_check_hostname",
+    },
+    DagKind.ADT: frozenset(name for name in setting_fields(Destination) if name.startswith("adt_")),
 }
 
 #: Settings without a default.
@@ -64,7 +76,7 @@ def build(values: Mapping[str, Any]) -> Destination:
     missing = [name for name in REQUIRED if name not in typed]
     if missing:
         raise ConfigurationError(f"a destination needs {', '.join(missing)}", code="bad-setting")
-    return Destination(**typed)
+    return _checked(Destination(**typed))
 
 
 def rebuild(current: Destination, values: Mapping[str, Any]) -> Destination:
@@ -80,7 +92,16 @@ def rebuild(current: Destination, values: Mapping[str, Any]) -> Destination:
             code="bad-setting",
             next_step="Make a new destination, or keep the name.",
         )
-    return replace(current, **typed)
+    return _checked(replace(current, **typed))
+
+
+def _checked(destination: Destination) -> Destination:
+    """The destination, once what its settings leave to the messages is checked."""
+    try:
+        parse_ack_overrides(destination.adt_ack_overrides)
+    except ConfigurationError as exc:
+        raise ConfigurationError(f"adt_{exc.message}", code="bad-setting") from exc
+    return destination
 
 
 def differences(old: Destination | None, new: Destination) -> tuple[SettingChange, ...]:
@@ -116,15 +137,25 @@ def _unknown(what: str, name: str, known: set[str]) -> str:
 
 
 def changes_identity(ledger: Ledger, current: Destination, changes: Sequence[SettingChange]) -> list[str]:
-    """The changed settings that the facts about a destination are tied to, if it holds anything; else none."""
+    """The changed settings that the facts about a destination are tied to, if there are any facts; else none.
+
+    An instance that was offered counts, for the archive may have it, and so does a job that runs now. Jobs that wait or
+    failed do not: they say what should be, which is as right at an address that was mistyped and is corrected.
+    """
     tied = [change.name for change in changes if change.name in IDENTITY]
-    return tied if tied and holdings.holds_anything(ledger, _id(current)) else []
+    if not tied:
+        return []
+    use = store.use(ledger, _id(current))
+    return tied if use.holds_instances or use.has_running_jobs else []
 
 
 def identity_problem(destination: Destination, tied: Sequence[str]) -> str:
     """The sentence that refuses to change what a destination's facts are tied to."""
     names = " and ".join(tied)
-    return f"{names}: {destination.name} holds studies, and the ledger's facts are about the archive it names now"
+    return (
+        f"{names}: {destination.name} holds studies, or one is on its way, and the ledger's facts are about the"
+        " archive it names now"
+    )
 
 
 def create(ledger: Ledger, facilities: KnownFacilities, values: Mapping[str, Any], *, actor: str) -> Destination:
@@ -137,7 +168,7 @@ def create(ledger: Ledger, facilities: KnownFacilities, values: Mapping[str, Any
     _check_scope(facilities, wanted, {"facilities", "facility_groups"})
     with ledger.transaction():
         made = store.insert(ledger, wanted)
-        _record(ledger, actor, "destination.create", made, differences(None, made))
+        _record(ledger, actor, "destination.create", made, _as_text(differences(None, made)))
         plan_queue.reset_watermark(ledger)
         store.notify_work(ledger)
     return made
@@ -151,16 +182,16 @@ def change(
     *,
     actor: str,
     now: datetime,
-    override: bool = False,
+    override_reason: str | None = None,
 ) -> tuple[SettingChange, ...]:
     """Change settings of a destination and return what changed; nothing is written when nothing does.
 
-    ``override`` allows to point a destination that holds studies at another archive (another AE title or host), which
-    is right when the same archive has moved. It is audited.
+    ``override_reason`` allows to point a destination that holds studies at another archive (another AE title or host),
+    which is right when the same archive has moved. It is audited.
 
     Raises:
         ConfigurationError: there is no such destination, a setting is wrong, a facility, group or gateway does not
-            exist, or the change needs ``override``.
+            exist, or the change needs ``override_reason``.
     """
     with ledger.transaction():
         known = store.get(ledger, name)
@@ -174,18 +205,23 @@ def change(
         changed = {change.name for change in changes}
         _check_scope(facilities, wanted, changed)
         tied = changes_identity(ledger, current, changes)
-        if tied and not override:
+        if tied and not override_reason:
             raise ConfigurationError(
                 identity_problem(current, tied),
                 code="identity-locked",
-                next_step="If the same archive moved, repeat with --override; for another one make a new destination.",
+                next_step="If the same archive moved, repeat with --override-lock REASON; for another one make a new"
+                " destination.",
             )
         store.update(ledger, wanted)
-        _record(ledger, actor, "destination.override" if tied else "destination.set", wanted, changes)
+        if tied:
+            detail = f"{_as_text(changes)}; lock overridden: {override_reason}"
+            _record(ledger, actor, "destination.override", wanted, detail)
+        else:
+            _record(ledger, actor, "destination.set", wanted, _as_text(changes))
         if changed & DECIDES_WHAT_IS_DUE:
             plan_queue.reset_watermark(ledger)
         for peer, known_health in health.items():
-            if changed & DECIDES_REACH and known_health.is_down:
+            if changed & DECIDES_REACH[peer] and known_health.is_down:
                 store.set_health(ledger, _id(current), peer, replace(known_health, probe_at=now))
         store.look_again(ledger, _id(current), now)
         store.notify_work(ledger)
@@ -202,10 +238,44 @@ def _check_scope(facilities: KnownFacilities, wanted: Destination, changed: set[
         raise ConfigurationError("; ".join(problems), code="unknown-facility", next_step="Name only those.")
 
 
-def _record(
-    ledger: Ledger, actor: str, action: str, destination: Destination, changes: Sequence[SettingChange]
-) -> None:
-    detail = "; ".join(map(str, changes))
+def delete(ledger: Ledger, name: str, *, actor: str, override_reason: str | None = None) -> Forgotten:
+    """Delete a destination with its jobs and with what the ledger knows of its archive, which itself keeps everything.
+
+    Raises:
+        ConfigurationError: there is no such destination, a job of it runs, or it was used and ``override_reason`` is
+            not given.
+    """
+    with ledger.transaction():
+        found = store.get(ledger, name)
+        store.lock(ledger, _id(found))
+        use = store.use(ledger, _id(found))
+        if use.has_running_jobs:
+            raise ConfigurationError(
+                f"a job of {name} is running",
+                code="destination-busy",
+                next_step=f"`archsync destination disable {name}`, wait for what runs, then delete it.",
+            )
+        if (use.holds_instances or use.has_jobs) and not override_reason:
+            what = "holds studies" if use.holds_instances else "has jobs"
+            raise ConfigurationError(
+                f"{name} {what}, and the ledger would forget them",
+                code="destination-in-use",
+                next_step=f"`archsync destination disable {name}` stops it and keeps what is known;"
+                " to delete it all the same, repeat with --override-lock REASON.",
+            )
+        forgotten = store.delete(ledger, _id(found))
+        detail = f"{forgotten.studies} archived studies and {forgotten.jobs} jobs forgotten"
+        if override_reason:
+            detail += f"; lock overridden: {override_reason}"
+        _record(ledger, actor, "destination.delete", found, detail)
+    return forgotten
+
+
+def _as_text(changes: Sequence[SettingChange]) -> str:
+    return "; ".join(map(str, changes))
+
+
+def _record(ledger: Ledger, actor: str, action: str, destination: Destination, detail: str) -> None:
     store.audit(ledger, actor=actor, action=action, subject=f"destination {destination.name}", detail=detail)
 
 

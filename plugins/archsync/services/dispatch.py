@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from archsync.core.destination import Destination
-from archsync.core.job import Job, JobStatus, WaitReason
-from archsync.core.naming import DagKind, dag_kind
-from archsync.core.planning import FAR_FUTURE
+from archsync.core.job import FAR_FUTURE, Job, JobStatus, WaitReason
+from archsync.core.naming import PEERS, DagKind, dag_kind, peer_of
+from archsync.core.retry import Health
 from archsync.core.waiting import destination_gate, quota, wait_reason
-from archsync.ledger import destinations, jobs
+from archsync.ledger import destinations, dispatching, jobs
 from archsync.ledger.database import Ledger
 from archsync.ledger.jobs import ListedJob
 
@@ -33,33 +33,46 @@ RunState = Callable[[str, str], str | None]
 
 
 def hand_out(ledger: Ledger, *, now: datetime, is_paused: IsPaused) -> list[HandedOut]:
-    """Mark due jobs as ready, within each destination's quota, and return them: STAT first, lanes kept.
+    """Mark due jobs as ready, within the quota of each destination and kind, and return them: STAT first, lanes kept.
 
-    Airflow starts the runs of one call in any order, so a call hands out one priority per destination; a less urgent
-    one follows with the next call. Jobs of lower priority that are out already do not use up the quota of a higher.
+    Airflow starts the runs of one call in any order, so a call hands out one priority per peer of a destination; a less
+    urgent one follows with the next call. Jobs of lower priority that are out already do not use up the quota of a
+    higher.
     """
     handed: list[HandedOut] = []
-    due = jobs.most_urgent_due(ledger)
+    due = dispatching.most_urgent_due(ledger)
     health = destinations.health(ledger)
     for destination in destinations.all_destinations(ledger):
-        destination_id = destination.destination_id
-        if destination_id is None or destination_id not in due:
-            continue
-        paused = is_paused(DagKind.ARCHIVE, destination.name)
-        destinations.set_suspended(ledger, destination_id, DagKind.ARCHIVE, bool(paused))
-        state = health[destination_id, DagKind.ARCHIVE].health
-        closed = destination_gate(destination, DagKind.ARCHIVE, state, is_suspended=paused is not False, now=now)
-        if closed is not None:
-            destinations.look_again(ledger, destination_id, _look_again_at(destination, closed, now), [DagKind.ARCHIVE])
-            continue
-        wanted = due[destination_id]
-        free = quota(destination, state, handed_out=wanted.handed_out)
-        if free:
-            handed.extend(
-                HandedOut(dag_kind(job_type), destination.name, job_id)
-                for job_id, job_type in jobs.claim_due(ledger, destination_id, wanted.priority, free)
-            )
+        destination_id = destination.destination_id or 0
+        for peer in PEERS:
+            open_kinds = {
+                kind: due[destination_id, kind]
+                for kind in DagKind
+                if peer_of(kind) is peer
+                and (destination_id, kind) in due
+                and _is_open(ledger, destination, kind, health[destination_id, kind].health, is_paused, now)
+            }
+            for kind, wanted in open_kinds.items():
+                if wanted.priority > min(other.priority for other in open_kinds.values()):
+                    continue
+                free = quota(destination, kind, health[destination_id, kind].health, handed_out=wanted.handed_out)
+                if free:
+                    claimed = dispatching.claim_due(ledger, destination_id, kind, wanted.priority, free)
+                    handed.extend(HandedOut(kind, destination.name, job_id) for job_id in claimed)
     return handed
+
+
+def _is_open(
+    ledger: Ledger, destination: Destination, kind: DagKind, health: Health, is_paused: IsPaused, now: datetime
+) -> bool:
+    """Tell whether a destination takes jobs of a kind now; if not, note when the dispatcher is to look again."""
+    destination_id = destination.destination_id or 0
+    paused = is_paused(kind, destination.name)
+    destinations.set_suspended(ledger, destination_id, kind, bool(paused))
+    closed = destination_gate(destination, kind, health, is_suspended=paused is not False, now=now)
+    if closed is not None:
+        destinations.look_again(ledger, destination_id, _look_again_at(destination, closed, now), [kind])
+    return closed is None
 
 
 #: How often a destination whose DAG is paused, or not known to Airflow yet, is looked at, in seconds.
@@ -85,8 +98,8 @@ def sweep(ledger: Ledger, *, run_state: RunState) -> int:
     was deleted, while the ledger still has its job in hand (the process died, the scheduler with it). A job whose run
     Airflow still has is left to Airflow.
     """
-    put_back = jobs.requeue_unseen(ledger)
-    for job in jobs.overdue_in_hand(ledger):
+    put_back = dispatching.requeue_unseen(ledger)
+    for job in dispatching.overdue_in_hand(ledger):
         state = run_state(job.dag_id, job.run_id) if job.dag_id and job.run_id else None
         if state is None or state in _RUN_IS_OVER:
             put_back += jobs.move(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from archsync.core.job import Job, JobStatus, WaitReason
+from archsync.core.job import Job, JobStatus, JobType, WaitReason
 from archsync.errors import InvalidInput
-from archsync.ledger import destinations, jobs, plan_queue
+from archsync.ledger import destinations, jobs, plan_queue, planned_jobs
 from archsync.ledger.database import Ledger
 
 
@@ -49,8 +49,16 @@ def _heir(ledger: Ledger, job: Job) -> int | None:
     """The open job on the same study and destination, if there is one."""
     if job.study_key is None:
         return None
-    known = jobs.known_jobs(ledger, job.destination_id, [job.study_key]).get(job.study_key, [])
-    return next((other.job_id for other in known if not other.status.is_done), None)
+    known = planned_jobs.known_jobs(ledger, [job.destination_id], [job.study_key])
+    same_kind = {JobType.KOS} if job.job_type is JobType.KOS else {JobType.ARCHIVE, JobType.DICOM}
+    return next(
+        (
+            other.job_id
+            for other in known.get((job.destination_id, job.study_key), [])
+            if other.job_type in same_kind and not other.status.is_done
+        ),
+        None,
+    )
 
 
 def cancel(ledger: Ledger, job_id: int, *, actor: str, reason: str) -> Job:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from archsync.core.comparison import Desired, Held
 from archsync.core.destination import Destination
 from archsync.core.job import JobStatus
-from archsync.core.planning import Held, Plan, Rule, plan, unverified_instances
+from archsync.core.planning import Plan, Rule, StorePlan, plan, unverified_instances
 from archsync.core.study import Study
+from archsync.core.withdrawal import WithdrawalPlan
 from archsync.errors import InvalidInput
-from archsync.ledger import destinations, holdings, jobs, plan_queue
+from archsync.ledger import destinations, holdings, plan_queue, planned_jobs
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
+from archsync.services.comparison import compare
 
 #: Studies planned in one transaction.
 BATCH = 100
@@ -24,12 +27,23 @@ FULL_READ_BATCH = 1_000
 
 @dataclass(frozen=True, slots=True)
 class PlannedStudy:
-    """The plan for one study at one destination."""
+    """The plan for one study at one destination, and what it was made from."""
 
-    study: Study
-    destination: Destination
+    desired: Desired
     held: Held
+    destination: Destination
     plan: Plan
+
+    @property
+    def study(self) -> Study:
+        """The study, as the platform has it."""
+        return self.desired.study
+
+    @property
+    def destination_id(self) -> int:
+        """The destination's number in the ledger."""
+        assert self.destination.destination_id is not None, "read from the ledger"
+        return self.destination.destination_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +95,27 @@ def plan_queued(platform: Platform, ledger: Ledger, *, now: datetime, max_studie
 
 
 def _plan_batch(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *, now: datetime) -> PlanningReport:
-    batch = platform.fetch_studies(study_keys)
-    for study_key, error in batch.rejected.items():
+    found = compare(platform, ledger, study_keys)
+    for study_key, error in found.rejected.items():
         plan_queue.record_problem(ledger, study_key, error)
-    plan_queue.clear_problems(ledger, [study.study_key for study in batch.studies] + list(batch.missing))
-    if batch.missing:
-        _close_vanished(ledger, batch.missing)
-    made = refreshed = 0
-    for planned in _compare(ledger, batch.studies, now=now):
-        new, updated = _write(ledger, planned)
-        made += new
-        refreshed += updated
-    return PlanningReport(len(study_keys), made, refreshed, len(batch.rejected))
+    plan_queue.clear_problems(ledger, [key for key in study_keys if key not in found.rejected])
+    if found.vanished:
+        _close_vanished(ledger, found.vanished)
+    planned = [
+        PlannedStudy(c.desired, c.held, c.destination, plan(c.desired, c.held, c.destination, observed_at=now))
+        for c in found.compared
+    ]
+    made, refreshed = _write(platform, ledger, planned, now=now)
+    return PlanningReport(len(study_keys), made, refreshed, len(found.rejected))
 
 
 def _close_vanished(ledger: Ledger, study_keys: Sequence[str]) -> None:
-    """Close the jobs of studies that the platform no longer has; one that runs finds that out by itself."""
-    for destination in destinations.all_destinations(ledger):
-        assert destination.destination_id is not None, "read from the ledger"
-        for known in jobs.known_jobs(ledger, destination.destination_id, study_keys).values():
-            job_ids = [job.job_id for job in known]
-            jobs.close_idle(ledger, job_ids, reason="Nothing is left to do: the platform no longer has the study.")
+    """Close the jobs of studies that nobody has any more; one that runs finds that out by itself."""
+    target_ids = [d.destination_id for d in destinations.all_destinations(ledger) if d.destination_id is not None]
+    for known in planned_jobs.known_jobs(ledger, target_ids, study_keys).values():
+        job_ids = [job.job_id for job in known]
+        reason = "Nothing is left to do: the platform no longer has the study."
+        planned_jobs.close_idle(ledger, job_ids, reason=reason)
 
 
 def dry_run(
@@ -116,75 +130,121 @@ def dry_run(
 
     ``on_rejected`` is called with the key of each study that can't be read, and why.
     """
-    found: list[PlannedStudy] = []
+    planned: list[PlannedStudy] = []
     for start in range(0, len(study_keys), BATCH):
-        batch = platform.fetch_studies(study_keys[start : start + BATCH])
+        found = compare(platform, ledger, study_keys[start : start + BATCH])
         if on_rejected is not None:
-            for study_key, error in batch.rejected.items():
+            for study_key, error in found.rejected.items():
                 on_rejected(study_key, error)
-        found.extend(_compare(ledger, batch.studies, now=now))
-    return found
+        for c in found.compared:
+            outcome = plan(c.desired, c.held, c.destination, observed_at=now)
+            planned.append(PlannedStudy(c.desired, c.held, c.destination, outcome))
+    return planned
 
 
-def _compare(ledger: Ledger, studies: Sequence[Study], *, now: datetime) -> list[PlannedStudy]:
-    found = []
-    for destination in destinations.all_destinations(ledger):
-        held = held_at(ledger, destination, [study.study_key for study in studies])
-        for study in studies:
-            known = held[study.study_key]
-            found.append(PlannedStudy(study, destination, known, plan(study, known, destination, observed_at=now)))
-    return found
+# Writing plans
 
 
-def held_at(ledger: Ledger, destination: Destination, study_keys: Sequence[str]) -> dict[str, Held]:
-    """What the ledger knows of some studies at one destination, for every key asked."""
-    destination_id = destination.destination_id
-    assert destination_id is not None, "read from the ledger"
-    instances = holdings.of_studies(ledger, destination_id, study_keys)
-    archived = holdings.archived_studies(ledger, destination_id, study_keys)
-    known = jobs.known_jobs(ledger, destination_id, study_keys)
-    return {
-        key: Held(is_archived=key in archived, instances=instances.get(key, {}), jobs=tuple(known.get(key, ())))
-        for key in study_keys
-    }
+def _write(platform: Platform, ledger: Ledger, planned: Sequence[PlannedStudy], *, now: datetime) -> tuple[int, int]:
+    """Write plans to the ledger; returns the number of jobs made and refreshed.
+
+    Messages about patients come first, so that images with a new identity wait for them; then what is stored, so that
+    a rejection note can wait for its replacements.
+    """
+    made = _write_adt(ledger, planned, now=now)
+    refreshed = 0
+    for item in planned:
+        new, updated = _write_store(ledger, item)
+        made += new
+        refreshed += updated
+    made += _plan_targets(platform, ledger, planned, now=now)
+    for item in planned:
+        made += _write_withdrawal(ledger, item, now=now)
+    return made, refreshed
+
+
+def _write_adt(ledger: Ledger, planned: Iterable[PlannedStudy], *, now: datetime) -> int:
+    """Make the jobs for messages about patients: one, however many studies of a patient show the same difference."""
+    seen: set[tuple[int, str, str, str | None]] = set()
+    for item in planned:
+        for work in item.plan.adt:
+            key = (item.destination_id, work.change.value, work.patient_key, work.prior_patient_key)
+            if key in seen:
+                continue
+            seen.add(key)
+            job_id = planned_jobs.insert_adt(ledger, item.destination_id, item.study, work, now=now)
+            planned_jobs.supersede_failed(ledger, work.supersedes, by=job_id)
+    return len(seen)
 
 
 def _completes(planned: PlannedStudy) -> bool:
     """Tell whether a study turns out to be archived without its job: what it could not send left the platform."""
     held = planned.held
     return (
-        planned.plan.rule is Rule.UP_TO_DATE
+        planned.plan.store.rule is Rule.UP_TO_DATE
         and not held.is_archived
-        and not any(job.status in (JobStatus.RUNNING, JobStatus.RETRYING) for job in held.jobs)
-        and not unverified_instances(planned.study, held, planned.destination)
+        and not any(job.status in (JobStatus.RUNNING, JobStatus.RETRYING) for job in held.store_jobs)
+        and not unverified_instances(planned.desired, held, planned.destination)
     )
 
 
-def _write(ledger: Ledger, planned: PlannedStudy) -> tuple[int, int]:
-    """Write a plan to the ledger; returns the number of jobs made and refreshed."""
-    outcome = planned.plan
+def _write_store(ledger: Ledger, planned: PlannedStudy) -> tuple[int, int]:
+    outcome: StorePlan = planned.plan.store
     if _completes(planned):
-        assert planned.destination.destination_id is not None, "read from the ledger"
-        holdings.set_archived(ledger, planned.destination.destination_id, planned.study.study_key)
+        holdings.set_archived(ledger, planned.destination_id, planned.study.study_key)
     if outcome.changes_nothing:
         return 0, 0
     if outcome.closes:
-        jobs.close_idle(ledger, outcome.closes, reason=f"Nothing is left to do: {outcome.why}.")
+        planned_jobs.close_idle(ledger, outcome.closes, reason=f"Nothing is left to do: {outcome.why}.")
     successor: int | None = None
     made = 0
     if outcome.new_job is not None:
         job_type, work = outcome.new_job
-        assert planned.destination.destination_id is not None, "read from the ledger"
         # A request for the study stands until all of it is there, whichever job brings it.
-        requested_by = next((job.requested_by for job in planned.held.jobs if job.is_requested), None)
-        successor = jobs.insert_queued(
-            ledger, job_type, planned.destination.destination_id, planned.study, work, requested_by=requested_by
+        requested_by = next((job.requested_by for job in planned.held.store_jobs if job.is_requested), None)
+        successor = planned_jobs.insert_store(
+            ledger, job_type, planned.destination_id, planned.study, work, requested_by=requested_by
         )
         made = int(successor is not None)
     elif outcome.refresh is not None:
         successor, work = outcome.refresh
-        jobs.refresh_queued(ledger, successor, work)
+        planned_jobs.refresh_store(ledger, successor, work)
     if outcome.supersedes:
-        successor = successor or max(j.job_id for j in planned.held.jobs)
-        jobs.supersede_failed(ledger, outcome.supersedes, by=successor)
+        successor = successor or max(j.job_id for j in planned.held.store_jobs)
+        planned_jobs.supersede_failed(ledger, outcome.supersedes, by=successor)
     return made, int(outcome.refresh is not None)
+
+
+def _plan_targets(platform: Platform, ledger: Ledger, planned: Sequence[PlannedStudy], *, now: datetime) -> int:
+    """Plan the studies in which replacements belong now, so that the notes which wait for them can name the jobs."""
+    here = {item.study.study_key for item in planned}
+    wanted = {key for p in planned if p.plan.withdrawal.new_job for key in p.plan.withdrawal.new_job.waits_for} - here
+    made = 0
+    if wanted:
+        for c in compare(platform, ledger, sorted(wanted)).compared:
+            target = PlannedStudy(
+                c.desired, c.held, c.destination, plan(c.desired, c.held, c.destination, observed_at=now)
+            )
+            made += _write_store(ledger, target)[0]
+    return made
+
+
+def _write_withdrawal(ledger: Ledger, planned: PlannedStudy, *, now: datetime) -> int:
+    outcome: WithdrawalPlan = planned.plan.withdrawal
+    for rule, digest, instances in outcome.suppressed:
+        planned_jobs.insert_suppressed(ledger, planned.destination_id, planned.study, rule, digest, instances, now=now)
+    made = len(outcome.suppressed)
+    if outcome.closes:
+        planned_jobs.close_idle(ledger, outcome.closes, reason=f"Nothing is left to do: {outcome.why}.")
+    if outcome.refresh is not None:
+        planned_jobs.refresh_note(ledger, *outcome.refresh)
+    if outcome.new_job is None:
+        return made
+    work = outcome.new_job
+    parent, step = planned_jobs.insert_change(ledger, planned.destination_id, planned.study, work)
+    stores = planned_jobs.undone_store_jobs(ledger, planned.destination_id, work.waits_for)
+    first = [job_id for found in stores.values() for job_id in found]
+    planned_jobs.depend(ledger, step, first)
+    planned_jobs.adopt(ledger, parent, first)
+    planned_jobs.supersede_failed(ledger, outcome.supersedes, by=step)
+    return made + 1

@@ -7,10 +7,10 @@ from datetime import datetime
 from archsync.core.job import JobStatus, JobType
 from archsync.core.planning import Work, missing_instances, unverified_instances
 from archsync.errors import InvalidInput
-from archsync.ledger import destinations, jobs
+from archsync.ledger import destinations, jobs, planned_jobs
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
-from archsync.services.planner import held_at
+from archsync.services.comparison import compare_one
 
 
 def request_study(
@@ -32,19 +32,16 @@ def request_study(
         raise InvalidInput(
             f"the platform has {what} with Study Instance UID {study_instance_uid}", code="unknown-study"
         )
-    batch = platform.fetch_studies(study_keys)
-    for error in batch.rejected.values():
-        raise error
-    if not batch.studies or not batch.studies[0].present_instances:
-        raise InvalidInput(
-            f"the platform has no instances of study {study_instance_uid}", code="study-without-instances"
-        )
-    study = batch.studies[0]
     with ledger.transaction():
-        held = held_at(ledger, target, [study.study_key])[study.study_key]
-        undone = [job for job in held.jobs if not job.status.is_done]
-        missing = missing_instances(study, held)
-        if not undone and not missing and not unverified_instances(study, held, target):
+        compared = compare_one(platform, ledger, study_keys[0], target)
+        if compared is None or not compared.desired.instances:
+            raise InvalidInput(
+                f"the platform has no instances of study {study_instance_uid}", code="study-without-instances"
+            )
+        desired, held, study = compared.desired, compared.held, compared.desired.study
+        undone = [job for job in held.store_jobs if not job.status.is_done]
+        missing = missing_instances(desired, held, target)
+        if not undone and not missing and not unverified_instances(desired, held, target):
             return None
         if undone:
             last = undone[-1]
@@ -54,7 +51,9 @@ def request_study(
             return last.job_id
         work = Work(study.priority, study.content_digest(), missing, now, None)
         job_type = JobType.DICOM if held.is_archived else JobType.ARCHIVE
-        made = jobs.insert_queued(ledger, job_type, target.destination_id, study, work, requested_by=requested_by)
+        made = planned_jobs.insert_store(
+            ledger, job_type, target.destination_id, study, work, requested_by=requested_by
+        )
         if made is not None:
             return made
     # A planner was quicker by a moment: its job is the one to ask for.

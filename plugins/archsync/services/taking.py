@@ -11,7 +11,7 @@ from archsync.core.job import Job, JobStatus, JobType, WaitReason
 from archsync.core.naming import dag_kind
 from archsync.core.waiting import next_opening
 from archsync.errors import InvalidInput
-from archsync.ledger import destinations, jobs, plan_queue
+from archsync.ledger import destinations, dispatching, jobs, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.services import breaker
 
@@ -66,7 +66,7 @@ def take(ledger: Ledger, job_id: int, run: Run, job_types: Collection[JobType], 
         kind = dag_kind(job.job_type)
         if next_opening(destination, kind, now) > now:
             return _put_back(ledger, job, WaitReason.SEND_WINDOW, f"outside the send window {destination.send_window}")
-        if urgent := jobs.more_urgent(ledger, job):
+        if urgent := dispatching.more_urgent(ledger, job):
             return _put_back(ledger, job, WaitReason.QUEUE, f"job {urgent} is more urgent")
         probe = breaker.take_probe(ledger, destination, kind, now)
         if probe is False:

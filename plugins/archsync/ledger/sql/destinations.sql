@@ -14,6 +14,44 @@ select d.* from destination d where d.destination_id = %(destination_id)s;
 -- Make the partitions for what a new destination holds.
 select add_holdings(%(destination_id)s);
 
+-- name: lock
+-- Keep everybody else from making jobs for a destination, or changing it, until the transaction ends.
+select from destination where destination_id = %(destination_id)s for update;
+
+-- name: use
+-- What ties a destination to the archive it names: what was offered there, acknowledged or not, its jobs, running ones.
+select exists (select from held_instance where destination_id = %(destination_id)s) as holds_instances,
+       exists (select from job where destination_id = %(destination_id)s) as has_jobs,
+       exists (select from job where destination_id = %(destination_id)s and status = 'running') as has_running_jobs;
+
+-- name: delete_notes
+-- Forget the rejection notes of a destination.
+delete from rejection_note where destination_id = %(destination_id)s;
+
+-- name: delete_adt_messages
+-- Forget the ADT messages of a destination.
+delete from adt_message where job_id in (select job_id from job where destination_id = %(destination_id)s);
+
+-- name: delete_failures
+-- Forget which instances jobs of a destination could not send.
+delete from job_failure where job_id in (select job_id from job where destination_id = %(destination_id)s);
+
+-- name: delete_attempts
+-- Forget the attempts of a destination's jobs.
+delete from job_attempt where job_id in (select job_id from job where destination_id = %(destination_id)s);
+
+-- name: delete_jobs
+-- Forget the jobs of a destination.
+delete from job where destination_id = %(destination_id)s;
+
+-- name: delete_held_studies
+-- Forget which studies were wholly archived at a destination.
+delete from held_study where destination_id = %(destination_id)s;
+
+-- name: delete
+-- Forget a destination; its health and its patients go with it.
+delete from destination where destination_id = %(destination_id)s;
+
 -- name: add_health
 -- A new destination counts as healthy, for jobs of every kind.
 insert into destination_health (destination_id, kind) values (%(destination_id)s, %(kind)s);

@@ -1,55 +1,116 @@
+-- name: placements
+-- Every placement under some studies, and every placement of some instances.
+with wanted as (
+    select p.placement_id from placement p join placed_series s using (placed_series_id)
+    where s.study_key = any(%(study_keys)s)
+    union
+    select p.placement_id from placement p where p.instance_key = any(%(instance_keys)s))
+select p.placement_id, p.placement_no, p.instance_key, p.content_version, s.study_key, s.patient_key,
+       s.study_instance_uid, s.series_instance_uid, p.sop_instance_uid,
+       coalesce(s.source_series_instance_uid, s.series_instance_uid) as source_series_instance_uid,
+       coalesce(p.source_sop_instance_uid, p.sop_instance_uid) as source_sop_instance_uid,
+       s.sop_class_uid, p.placed_at, d.decision,
+       exists (select from held_instance h where h.placement_id = p.placement_id and h.rejected_by is not null) as is_burnt
+from wanted join placement p using (placement_id) join placed_series s using (placed_series_id)
+left join dependant d using (placement_id)
+order by p.instance_key, p.placement_no;
+
+-- name: lock_placing
+-- One at a time decides which UIDs instances go out with; until the transaction ends.
+select pg_advisory_xact_lock(hashtext('archsync placement'));
+
+-- name: bound_studies
+-- The patient under whom each Study Instance UID was first sent.
+select distinct on (study_instance_uid) study_instance_uid, patient_key from placed_series
+where study_instance_uid = any(%(uids)s) order by study_instance_uid, placed_series_id;
+
+-- name: bound_series
+-- The study in which each Series Instance UID was first sent.
+select distinct on (series_instance_uid) series_instance_uid, study_instance_uid from placed_series
+where series_instance_uid = any(%(uids)s) order by series_instance_uid, placed_series_id;
+
+-- name: used_sop_uids
+-- Which SOP Instance UIDs stand for a placement already.
+select p.sop_instance_uid from unnest(%(uids)s::text[]) as wanted (uid) join placement p on p.sop_instance_uid = wanted.uid;
+
 -- name: upsert_series
--- The series under which instances are held, with the identity that was sent; returns its id, old or new.
-insert into held_series (destination_id, study_key, patient_key, study_instance_uid, series_instance_uid, patient_id,
-                         issuer_of_patient_id)
-values (%(destination_id)s, %(study_key)s, %(patient_key)s, %(study_instance_uid)s, %(series_instance_uid)s,
-        %(patient_id)s, %(issuer_of_patient_id)s)
-on conflict (destination_id, study_key, series_instance_uid, study_instance_uid, patient_key, patient_id, issuer_of_patient_id)
+-- The series in which instances are placed; returns its id, old or new.
+insert into placed_series (study_key, patient_key, study_instance_uid, series_instance_uid, source_series_instance_uid,
+                           sop_class_uid)
+values (%(study_key)s, %(patient_key)s, %(study_instance_uid)s, %(series_instance_uid)s, %(source_series_instance_uid)s,
+        %(sop_class_uid)s)
+on conflict (study_key, series_instance_uid, study_instance_uid, patient_key, source_series_instance_uid, sop_class_uid)
 do update set study_key = excluded.study_key
-returning held_series_id;
+returning placed_series_id;
+
+-- name: insert_placements
+-- What new UIDs stand for.
+insert into placement (placed_series_id, content_version, placement_no, instance_key, sop_instance_uid, source_sop_instance_uid)
+select * from unnest(%(placed_series_ids)s::bigint[], %(content_versions)s::int[], %(placement_nos)s::smallint[],
+                     %(instance_keys)s::text[], %(sop_instance_uids)s::text[], %(source_sop_instance_uids)s::text[]);
+
+-- name: offer
+-- About to be sent: from now on the archive may hold them.
+insert into held_instance (destination_id, placement_id)
+select %(destination_id)s, unnest(%(placement_ids)s::bigint[])
+on conflict do nothing;
 
 -- name: record_stored
--- An archive acknowledged instances: the only way a row gets here.
-insert into held_instance (destination_id, content_version, held_series_id, stored_at, store_status, instance_key,
-                           sop_instance_uid)
-select %(destination_id)s, unnest(%(content_versions)s::int[]), unnest(%(held_series_ids)s::bigint[]), now(),
-       unnest(%(store_statuses)s::int[]), unnest(%(instance_keys)s::text[]), unnest(%(sop_instance_uids)s::text[])
-on conflict (destination_id, instance_key) do update
-set content_version = excluded.content_version, held_series_id = excluded.held_series_id,
-    stored_at = excluded.stored_at, verified_at = null, store_status = excluded.store_status,
-    sop_instance_uid = excluded.sop_instance_uid;
+-- An archive acknowledged instances.
+update held_instance h set stored_at = now(), verified_at = null, store_status = a.store_status
+from unnest(%(placement_ids)s::bigint[], %(store_statuses)s::int[]) as a (placement_id, store_status)
+where h.destination_id = %(destination_id)s and h.placement_id = a.placement_id;
 
 -- name: mark_verified
--- Instances that the archive itself listed.
-update held_instance set verified_at = now()
-where destination_id = %(destination_id)s and instance_key = any(%(instance_keys)s);
+-- Instances that the archive itself listed; one whose answer was lost is stored by that.
+update held_instance set verified_at = now(), stored_at = coalesce(stored_at, now())
+where destination_id = %(destination_id)s and placement_id = any(%(placement_ids)s);
 
 -- name: forget
--- The archive does not list these after all: they are missing again.
-delete from held_instance where destination_id = %(destination_id)s and instance_key = any(%(instance_keys)s);
+-- The archive does not have these: they are missing.
+delete from held_instance
+where destination_id = %(destination_id)s and placement_id = any(%(placement_ids)s) and rejected_by is null;
 
--- name: of_studies
--- What a destination holds of some studies, instance by instance.
-select s.study_key, i.instance_key, i.sop_instance_uid, i.content_version, i.verified_at is not null as is_verified,
-       i.rejected_by is not null as is_rejected
-from held_series s join held_instance i on i.destination_id = s.destination_id and i.held_series_id = s.held_series_id
-where s.destination_id = %(destination_id)s and i.destination_id = %(destination_id)s and s.study_key = any(%(study_keys)s);
+-- name: claim
+-- A rejection note names these; from now on their UIDs are burnt.
+update held_instance set rejected_by = %(note_id)s
+where destination_id = %(destination_id)s and placement_id = any(%(placement_ids)s);
+
+-- name: release
+-- A rejection note that was given up names them no more.
+update held_instance set rejected_by = null
+where destination_id = %(destination_id)s and rejected_by = %(note_id)s
+  and (%(placement_ids)s::bigint[] is null or placement_id = any(%(placement_ids)s));
+
+-- name: held
+-- What destinations have of some placements.
+select h.destination_id, h.placement_id, h.stored_at is not null as is_stored, h.verified_at is not null as is_verified,
+       h.rejected_by, n.stored_at is not null as is_hidden
+from held_instance h left join rejection_note n on n.note_id = h.rejected_by
+where h.placement_id = any(%(placement_ids)s) and h.destination_id = any(%(destination_ids)s);
 
 -- name: archived_studies
--- Which of some studies were wholly archived at a destination once.
-select study_key from held_study where destination_id = %(destination_id)s and study_key = any(%(study_keys)s);
+-- Which of some studies were wholly archived once, where and when.
+select destination_id, study_key, archived_at from held_study
+where study_key = any(%(study_keys)s) and destination_id = any(%(destination_ids)s);
 
 -- name: set_archived
 -- A study was wholly archived at a destination for the first time.
 insert into held_study (destination_id, study_key, archived_at) values (%(destination_id)s, %(study_key)s, now())
 on conflict do nothing;
 
+-- name: decide_dependants
+-- What becomes of instances that point at withdrawn ones.
+insert into dependant (placement_id, decision) select unnest(%(placement_ids)s::bigint[]), %(decision)s
+on conflict (placement_id) do update set decision = excluded.decision, decided_at = now();
+
 -- name: listing
 -- What a destination holds, per study: instances, verified ones, last stored.
-select s.study_instance_uid, s.study_key, count(distinct s.series_instance_uid) as series, count(*) as instances,
-       count(i.verified_at) as verified, count(i.rejected_by) as rejected, max(i.stored_at) as last_stored_at
-from held_series s join held_instance i on i.destination_id = s.destination_id and i.held_series_id = s.held_series_id
-where s.destination_id = %(destination_id)s and i.destination_id = %(destination_id)s
+select s.study_instance_uid, s.study_key, count(distinct s.series_instance_uid) as series, count(h.stored_at) as instances,
+       count(h.verified_at) as verified, count(n.stored_at) as rejected, max(h.stored_at) as last_stored_at
+from placed_series s join placement p using (placed_series_id) join held_instance h using (placement_id)
+left join rejection_note n on n.note_id = h.rejected_by
+where h.destination_id = %(destination_id)s and h.stored_at is not null
   and (%(study_instance_uid)s::text is null or s.study_instance_uid = %(study_instance_uid)s)
 group by s.study_instance_uid, s.study_key
 order by last_stored_at desc
@@ -57,11 +118,12 @@ limit %(limit)s;
 
 -- name: instances_of_study
 -- What a destination holds of one study, instance by instance.
-select s.series_instance_uid, i.sop_instance_uid, i.content_version, i.store_status, i.stored_at, i.verified_at, i.rejected_by
-from held_series s join held_instance i on i.destination_id = s.destination_id and i.held_series_id = s.held_series_id
-where s.destination_id = %(destination_id)s and i.destination_id = %(destination_id)s
-  and s.study_instance_uid = %(study_instance_uid)s
-order by s.series_instance_uid, i.sop_instance_uid;
+select s.series_instance_uid, p.sop_instance_uid, p.content_version, h.store_status, h.stored_at, h.verified_at,
+       n.sop_instance_uid as rejected_by, n.title as rejected_as, n.stored_at as rejected_at
+from placed_series s join placement p using (placed_series_id) join held_instance h using (placement_id)
+left join rejection_note n on n.note_id = h.rejected_by
+where h.destination_id = %(destination_id)s and h.stored_at is not null and s.study_instance_uid = %(study_instance_uid)s
+order by s.series_instance_uid, p.sop_instance_uid;
 
 -- name: holds_anything
 -- Tell whether a destination holds at least one instance.

@@ -1,0 +1,59 @@
+"""Patients as each destination knows them: from the first instance stored there, then from ADT messages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from archsync.core.identity import HeldPatient
+from archsync.ledger.database import Ledger
+from archsync.ledger.queries import load
+
+SQL = load("patients")
+
+
+def held(
+    ledger: Ledger, destination_ids: Collection[int], patient_keys: Collection[str]
+) -> dict[int, dict[str, HeldPatient]]:
+    """How destinations know some patients: destination id → patient key → patient."""
+    found: dict[int, dict[str, HeldPatient]] = {destination_id: {} for destination_id in destination_ids}
+    wanted = {"patient_keys": list(patient_keys), "destination_ids": list(destination_ids)}
+    for row in ledger.fetch_all(SQL["held"], wanted):
+        patient = HeldPatient(**{name: value for name, value in row.items() if name != "destination_id"})
+        found[row["destination_id"]][patient.patient_key] = patient
+    return found
+
+
+def learn(ledger: Ledger, destination_id: int, patient: HeldPatient) -> None:
+    """Remember how a destination gets to know a patient; one it knows already stays as it is."""
+    ledger.execute(SQL["learn"], _row(destination_id, patient))
+
+
+def tell(ledger: Ledger, destination_id: int, patient: HeldPatient, *, prior_patient_key: str | None = None) -> None:
+    """Record what a destination acknowledged: how it knows a patient now, and who gave way to them."""
+    ledger.execute(SQL["tell"], _row(destination_id, patient))
+    if prior_patient_key is not None:
+        gave_way = {"destination_id": destination_id, "patient_key": prior_patient_key}
+        ledger.execute(SQL["merge"], {**gave_way, "merged_into": patient.patient_key})
+
+
+def holders(ledger: Ledger, destination_id: int, patient_id: str, issuer_of_patient_id: str | None) -> set[str]:
+    """The keys of the patients that a destination knows by an identifier."""
+    wanted = {
+        "destination_id": destination_id,
+        "patient_id": patient_id,
+        "issuer_of_patient_id": issuer_of_patient_id,
+    }
+    return {row["patient_key"] for row in ledger.fetch_all(SQL["holders"], wanted)}
+
+
+def _row(destination_id: int, patient: HeldPatient) -> dict[str, Any]:
+    return {
+        "destination_id": destination_id,
+        "patient_key": patient.patient_key,
+        "patient_id": patient.patient_id,
+        "issuer_of_patient_id": patient.issuer_of_patient_id,
+        "name": patient.name,
+        "birth_date": patient.birth_date,
+        "sex": patient.sex,
+    }
