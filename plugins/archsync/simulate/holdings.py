@@ -153,8 +153,13 @@ class Holdings:
 
     # -- C-STORE -----------------------------------------------------------------------------------------------------
 
-    def receive(self, arrival: Arrival, encoded: bytes, *, warning: int = 0, is_answer_lost: bool = False) -> int:
-        """Take a C-STORE as the rules say; gives the status to answer: ``warning`` instead of success."""
+    def receive(
+        self, arrival: Arrival, encoded: bytes, *, warning: int = 0, is_answer_lost: bool = False
+    ) -> int | None:
+        """Take a C-STORE as the rules say; gives the status to answer: ``warning`` instead of success.
+
+        With ``is_answer_lost`` it is None: nobody is told.
+        """
         with self._lock:
             verdict = self._judge(arrival)
             path = self._path_of(arrival)
@@ -163,8 +168,9 @@ class Holdings:
             if verdict.is_kept:
                 self._admit(path, arrival)
             status = warning if verdict.status == _SUCCESS else verdict.status
-            self._log_instance(arrival, None if is_answer_lost else status, path if verdict.is_kept else None)
-        return status
+            answer = None if is_answer_lost else status
+            self._log_instance(arrival, answer, path if verdict.is_kept else None)
+        return answer
 
     def turn_away(self, arrival: Arrival, status: int | None) -> None:
         """Log a C-STORE that is answered so (None: not at all) without being looked at."""
