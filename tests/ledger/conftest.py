@@ -13,7 +13,7 @@ from archsync.core.destination import Destination
 from archsync.core.job import JobType
 from archsync.core.planning import Work
 from archsync.core.study import Facility, Instance, Patient, Priority, Study
-from archsync.ledger import destinations, jobs
+from archsync.ledger import destinations, planned_jobs
 from archsync.ledger.database import Ledger
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -105,7 +105,7 @@ def add_job(ledger: Ledger, destination: Destination) -> Callable[..., int]:
         study: Study | None = None, *, job_type: JobType = JobType.ARCHIVE, requested_by: str | None = None, **work
     ) -> int:
         study = study or _make_study()
-        job_id = jobs.insert_queued(
+        job_id = planned_jobs.insert_store(
             ledger, job_type, destination.destination_id, study, _make_work(study, **work), requested_by=requested_by
         )
         assert job_id is not None

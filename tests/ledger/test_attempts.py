@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from archsync.core.job import JobStatus, JobType
+from archsync.core.naming import DagKind
 from archsync.core.transfer import OutgoingInstance, StoreOutcome, StoreResult
-from archsync.ledger import jobs
+from archsync.ledger import dispatching, jobs
 
 
 def begin(ledger, job_id: int, try_number: int = 1) -> int:
@@ -131,28 +132,28 @@ def test_attempts_that_ended_without_a_word_are_counted_until_the_job_waits_agai
 
 def claimed(ledger, destination, add_job) -> int:
     job_id = add_job()
-    jobs.claim_due(ledger, destination.destination_id, jobs.get(ledger, job_id).priority, 1)
+    dispatching.claim_due(ledger, destination.destination_id, DagKind.ARCHIVE, jobs.get(ledger, job_id).priority, 1)
     return job_id
 
 
 def test_a_job_whose_key_never_became_a_run_is_put_back_after_a_while(ledger, destination, add_job, sql):
     job_id = claimed(ledger, destination, add_job)
-    assert jobs.requeue_unseen(ledger) == 0
+    assert dispatching.requeue_unseen(ledger) == 0
 
     sql("update job set dispatched_at = now() - interval '10 minutes'")
-    assert jobs.requeue_unseen(ledger) == 1
+    assert dispatching.requeue_unseen(ledger) == 1
     assert jobs.get(ledger, job_id).status is JobStatus.WAITING
 
 
 def test_a_job_whose_run_was_seen_is_left_to_airflow(ledger, destination, add_job, sql):
     job_id = claimed(ledger, destination, add_job)
-    jobs.record_run_seen(ledger, job_id, dag_id="d", run_id="first")
-    jobs.record_run_seen(ledger, job_id, dag_id="d", run_id="second")
+    dispatching.record_run_seen(ledger, job_id, dag_id="d", run_id="first")
+    dispatching.record_run_seen(ledger, job_id, dag_id="d", run_id="second")
     sql("update job set dispatched_at = now() - interval '10 minutes'")
 
     assert jobs.get(ledger, job_id).run_id == "first"
-    assert jobs.requeue_unseen(ledger) == 0
-    assert [job.job_id for job in jobs.overdue_in_hand(ledger)] == [job_id]
+    assert dispatching.requeue_unseen(ledger) == 0
+    assert [job.job_id for job in dispatching.overdue_in_hand(ledger)] == [job_id]
 
 
 @pytest.mark.parametrize(
@@ -172,4 +173,4 @@ def test_the_sweeper_asks_only_about_jobs_that_are_overdue(ledger, add_job, sql,
     begin(ledger, job_id)
     sql(f"update job set status = %s, {change} where job_id = %s", status.value, job_id)
 
-    assert [job.job_id for job in jobs.overdue_in_hand(ledger)] == ([job_id] if is_overdue else [])
+    assert [job.job_id for job in dispatching.overdue_in_hand(ledger)] == ([job_id] if is_overdue else [])

@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from archsync.core.job import DONE, TRANSITIONS, JobStatus, JobType, WaitReason
+from archsync.core.job import DONE, TRANSITIONS, JobStatus, JobType, KnownJob, WaitReason
+from archsync.core.naming import DagKind
 from archsync.core.planning import FAR_FUTURE
 from archsync.core.study import Priority
 from archsync.errors import InvalidInput
-from archsync.ledger import jobs
+from archsync.ledger import dispatching, jobs, planned_jobs
 from archsync.ledger.database import Ledger
 from archsync.ledger.jobs import JobFilter
 
@@ -45,7 +46,7 @@ def test_a_job_comes_back_as_it_was_made(ledger, destination, add_job, make_stud
     assert (job.study_key, job.patient_key, job.study_instance_uid, job.facility_id) == ("s1", "p1", "1.2.1", "CITY")
     assert (job.content_digest, job.instances_total, job.bytes_total) == (study.content_digest(), 3, 3000)
     assert (job.wait_reason, job.not_before, job.requested_by) == (WaitReason.HOLD, FAR_FUTURE, "me")
-    (known,) = jobs.known_jobs(ledger, destination.destination_id, ["s1"])["s1"]
+    (known,) = known_jobs(ledger, destination)
     assert (known.not_before, known.wait_reason, known.requested_by) == (FAR_FUTURE, WaitReason.HOLD, "me")
 
 
@@ -59,7 +60,7 @@ def test_of_many_planners_one_makes_the_job(ledger, ledger_dsn, destination, mak
 
     def make(_: int) -> int | None:
         with Ledger(ledger_dsn) as own:
-            return jobs.insert_queued(own, JobType.ARCHIVE, destination.destination_id, study, make_work(study))
+            return planned_jobs.insert_store(own, JobType.ARCHIVE, destination.destination_id, study, make_work(study))
 
     with ThreadPoolExecutor(8) as pool:
         made = [job_id for job_id in pool.map(make, range(16)) if job_id is not None]
@@ -75,8 +76,8 @@ def test_a_study_may_have_one_queued_job_at_each_destination(
     study = make_study()
 
     for where in (destination, other):
-        made = jobs.insert_queued(ledger, JobType.ARCHIVE, where.destination_id, study, make_work(study))
-        again = jobs.insert_queued(ledger, JobType.DICOM, where.destination_id, study, make_work(study))
+        made = planned_jobs.insert_store(ledger, JobType.ARCHIVE, where.destination_id, study, make_work(study))
+        again = planned_jobs.insert_store(ledger, JobType.DICOM, where.destination_id, study, make_work(study))
         assert made is not None
         assert again is None
 
@@ -87,24 +88,31 @@ def test_a_running_job_does_not_keep_a_follow_up_from_being_queued(ledger, add_j
     assert add_job(job_type=JobType.DICOM)
 
 
+def known_jobs(ledger, destination) -> list[KnownJob]:
+    """What the planner sees of study s1 at a destination."""
+    destination_id = destination.destination_id
+    return planned_jobs.known_jobs(ledger, [destination_id], ["s1"]).get((destination_id, "s1"), [])
+
+
 # -- claiming ----------------------------------------------------------------------------------------------------------
 
 
 def claim(ledger, destination, limit=100, priority=Priority.ROUTINE) -> list[int]:
-    return sorted(job_id for job_id, _ in jobs.claim_due(ledger, destination.destination_id, priority, limit))
+    claimed = [dispatching.claim_due(ledger, destination.destination_id, kind, priority, limit) for kind in DagKind]
+    return sorted(job_id for of_kind in claimed for job_id in of_kind)
 
 
 def test_the_most_urgent_priority_comes_first_and_the_oldest_of_it(ledger, destination, add_job, make_study):
     routine = add_job(make_study("s1"))
     stat = [add_job(make_study(f"s{n}"), priority=Priority.STAT) for n in (2, 3, 4)]
 
-    assert jobs.most_urgent_due(ledger)[destination.destination_id].priority is Priority.STAT
+    assert dispatching.most_urgent_due(ledger)[destination.destination_id, DagKind.ARCHIVE].priority is Priority.STAT
     assert claim(ledger, destination, limit=2, priority=Priority.STAT) == stat[:2]
     assert claim(ledger, destination, limit=2, priority=Priority.STAT) == stat[2:]
-    due = jobs.most_urgent_due(ledger)[destination.destination_id]
+    due = dispatching.most_urgent_due(ledger)[destination.destination_id, DagKind.ARCHIVE]
     assert (due.priority, due.handed_out) == (Priority.ROUTINE, 3)
     assert claim(ledger, destination) == [routine]
-    assert jobs.most_urgent_due(ledger) == {}
+    assert dispatching.most_urgent_due(ledger) == {}
 
 
 def test_a_claimed_job_is_ready_and_forgets_the_run_before(ledger, destination, add_job, put):
@@ -121,14 +129,14 @@ def test_a_claimed_job_is_ready_and_forgets_the_run_before(ledger, destination, 
 def test_a_job_whose_time_has_not_come_is_not_due(ledger, destination, add_job):
     add_job(not_before=datetime.now(UTC) + timedelta(hours=1))
 
-    assert jobs.most_urgent_due(ledger) == {}
+    assert dispatching.most_urgent_due(ledger) == {}
     assert claim(ledger, destination) == []
 
 
 def test_an_earlier_job_on_the_study_holds_a_later_one_back_until_it_is_done(ledger, destination, add_job, put):
     earlier = add_job()
     # The unique index allows one queued store job only; a change to the archived study may wait before it.
-    put(earlier, JobStatus.RUNNING, job_type="iocm")
+    put(earlier, JobStatus.RUNNING, job_type="kos")
     later = add_job(job_type=JobType.DICOM)
     for status in JobStatus:
         put(earlier, status, not_before=FAR_FUTURE)
@@ -277,8 +285,8 @@ def test_closing_and_superseding_leave_running_jobs_alone(ledger, add_job, put, 
     ):
         put(job_id, status)
 
-    jobs.supersede_failed(ledger, numbers[:3], by=numbers[3])
-    jobs.close_idle(ledger, numbers, reason="Nothing is left to do.")
+    planned_jobs.supersede_failed(ledger, numbers[:3], by=numbers[3])
+    planned_jobs.close_idle(ledger, numbers, reason="Nothing is left to do.")
 
     assert [jobs.get(ledger, n).status.value for n in numbers] == ["running", "retrying", "cancelled", "cancelled"]
     assert [jobs.get(ledger, n).superseded_by for n in numbers] == [None, None, numbers[3], None]
@@ -289,7 +297,7 @@ def test_who_superseded_a_request_keeps_it(ledger, add_job, put):
     put(asked, JobStatus.FAILED)
     follow_up = add_job(job_type=JobType.DICOM)
 
-    jobs.supersede_failed(ledger, [asked], by=follow_up)
+    planned_jobs.supersede_failed(ledger, [asked], by=follow_up)
 
     assert jobs.get(ledger, follow_up).requested_by == "somebody"
 
@@ -301,24 +309,24 @@ def test_who_superseded_a_request_keeps_it(ledger, add_job, put):
 def test_a_cancellation_is_known_while_it_is_the_latest_word_whoever_said_it(ledger, destination, add_job, actor):
     job_id = add_job()
     jobs.move(ledger, job_id, JobStatus.CANCELLED, reason_code="cancelled", decided_by=actor)
-    known = jobs.known_jobs(ledger, destination.destination_id, ["s1"])
-    assert [(j.job_id, j.status) for j in known["s1"]] == [(job_id, JobStatus.CANCELLED)]
+    known = known_jobs(ledger, destination)
+    assert [(j.job_id, j.status) for j in known] == [(job_id, JobStatus.CANCELLED)]
 
     later = add_job()
-    known = jobs.known_jobs(ledger, destination.destination_id, ["s1"])
-    assert [j.job_id for j in known["s1"]] == [later]
+    known = known_jobs(ledger, destination)
+    assert [j.job_id for j in known] == [later]
 
 
 def test_what_we_closed_ourselves_is_no_cancellation(ledger, destination, add_job, put):
-    jobs.close_idle(ledger, [add_job()], reason="Nothing is left to do.")
+    planned_jobs.close_idle(ledger, [add_job()], reason="Nothing is left to do.")
     failed = add_job()
     put(failed, JobStatus.FAILED)
     absorbed = add_job()
     jobs.move(ledger, failed, JobStatus.WAITING)
-    jobs.close_idle(ledger, [failed], reason="Nothing is left to do.")
+    planned_jobs.close_idle(ledger, [failed], reason="Nothing is left to do.")
 
     assert jobs.get(ledger, absorbed).status is JobStatus.CANCELLED
-    assert jobs.known_jobs(ledger, destination.destination_id, ["s1"]) == {}
+    assert known_jobs(ledger, destination) == []
 
 
 def test_a_superseded_job_that_is_retried_and_cancelled_again_is_an_administrators(ledger, destination, add_job, put):
@@ -331,7 +339,7 @@ def test_a_superseded_job_that_is_retried_and_cancelled_again_is_an_administrato
     jobs.move(ledger, absorbed, JobStatus.WAITING)
     jobs.move(ledger, absorbed, JobStatus.CANCELLED, reason_code="cancelled", decided_by="admin")
 
-    assert [j.job_id for j in jobs.known_jobs(ledger, destination.destination_id, ["s1"])["s1"]] == [absorbed]
+    assert [j.job_id for j in known_jobs(ledger, destination)] == [absorbed]
 
 
 # -- listing -----------------------------------------------------------------------------------------------------------
@@ -363,9 +371,9 @@ def test_refreshing_touches_only_a_queued_job(ledger, add_job, put, make_study, 
     job_id = add_job()
     work = replace(make_work(make_study(instances=5)), priority=Priority.URGENT)
     put(job_id, JobStatus.RUNNING)
-    jobs.refresh_queued(ledger, job_id, work)
+    planned_jobs.refresh_store(ledger, job_id, work)
     assert jobs.get(ledger, job_id).instances_total == 2
 
     put(job_id, JobStatus.READY)
-    jobs.refresh_queued(ledger, job_id, work)
+    planned_jobs.refresh_store(ledger, job_id, work)
     assert (jobs.get(ledger, job_id).instances_total, jobs.get(ledger, job_id).priority) == (5, Priority.URGENT)

@@ -10,9 +10,10 @@ import psycopg
 import pytest
 
 from archsync.core.job import JobStatus, JobType
+from archsync.core.naming import DagKind
 from archsync.core.study import Priority
 from archsync.errors import InvalidInput
-from archsync.ledger import destinations, jobs, plan_queue
+from archsync.ledger import destinations, dispatching, jobs, plan_queue
 from archsync.ledger.database import Ledger
 
 
@@ -31,13 +32,13 @@ def heard(ledger_dsn: str) -> Iterator[Callable[[], int]]:
 
 
 def test_nothing_to_do_is_said_so(ledger, destination):
-    assert not jobs.work_is_waiting(ledger)
+    assert not dispatching.work_is_waiting(ledger)
 
 
 def test_a_study_to_look_at_is_work(ledger):
     plan_queue.queue(ledger, ["s1"])
 
-    assert jobs.work_is_waiting(ledger)
+    assert dispatching.work_is_waiting(ledger)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +60,14 @@ def test_a_due_job_is_work_unless_something_closes_its_destination(ledger, desti
     add_job()
     sql(change)
 
-    assert jobs.work_is_waiting(ledger) is is_work
+    assert dispatching.work_is_waiting(ledger) is is_work
 
 
 def test_a_job_behind_another_in_its_lane_is_no_work(ledger, add_job, sql):
     sql("update job set status = 'failed' where job_id = %s", add_job())
     add_job(job_type=JobType.DICOM)
 
-    assert not jobs.work_is_waiting(ledger)
+    assert not dispatching.work_is_waiting(ledger)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_more_is_handed_out_when_slots_run_low_or_something_urgent_comes(
         sql("update job set status = 'running' where job_id = %s", job_id)
     add_job(make_study("s9"), priority=priority)
 
-    assert jobs.work_is_waiting(ledger) is is_work
+    assert dispatching.work_is_waiting(ledger) is is_work
 
 
 def test_a_destination_that_is_down_gets_one_job(ledger, destination, add_job, make_study, sql):
@@ -94,25 +95,25 @@ def test_a_destination_that_is_down_gets_one_job(ledger, destination, add_job, m
     sql("update job set status = 'ready', dispatched_at = now() where job_id = %s", add_job(make_study("s1")))
     add_job(make_study("s2"))
 
-    assert not jobs.work_is_waiting(ledger)
+    assert not dispatching.work_is_waiting(ledger)
 
 
 def test_the_next_wake_is_the_earliest_moment_something_falls_due(ledger, destination, add_job, make_study, sql):
-    assert jobs.next_wake(ledger) is None
+    assert dispatching.next_wake(ledger) is None
     now = datetime.now(UTC)
     hours = [now + timedelta(hours=n) for n in range(5)]
 
     destinations.look_again(ledger, destination.destination_id, hours[4])
-    assert jobs.next_wake(ledger) == hours[4]
+    assert dispatching.next_wake(ledger) == hours[4]
     sql("update destination_health set down_since = now(), probe_at = %s", hours[3])
-    assert jobs.next_wake(ledger) == hours[3]
+    assert dispatching.next_wake(ledger) == hours[3]
     add_job(make_study("s1"), not_before=hours[2])
-    assert jobs.next_wake(ledger) == hours[2]
+    assert dispatching.next_wake(ledger) == hours[2]
     add_job(make_study("s2"), not_before=hours[1])
-    assert jobs.next_wake(ledger) == hours[1]
+    assert dispatching.next_wake(ledger) == hours[1]
     sql("update job set status = 'cancelled'")
     sql("update destination_health set down_since = null, look_again_at = now()")
-    assert jobs.next_wake(ledger) is None
+    assert dispatching.next_wake(ledger) is None
 
 
 # -- notifications -----------------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def test_a_job_that_makes_room_notifies(ledger, add_job, heard, status, notifies
 def test_progress_and_claims_do_not_notify(ledger, destination, add_job, heard):
     job_id = add_job()
     heard()
-    jobs.claim_due(ledger, destination.destination_id, Priority.ROUTINE, 1)
+    dispatching.claim_due(ledger, destination.destination_id, DagKind.ARCHIVE, Priority.ROUTINE, 1)
     attempt_id = jobs.begin_attempt(ledger, job_id, dag_id="d", run_id="r", try_number=1)
     jobs.add_progress(ledger, job_id, attempt_id, instances=1, size_bytes=1, failed=0)
     jobs.renew_lease(ledger, job_id, attempt_id)

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from archsync.core.destination import check_ae_title, check_name
 from archsync.core.job import JobType
-from archsync.core.naming import DISPATCH_DAG_ID, MAINTAIN_DAG_ID, DagKind, dag_id, dag_kind, parse_dag_id, pool_name
+from archsync.core.naming import (
+    DISPATCH_DAG_ID,
+    MAINTAIN_DAG_ID,
+    PEERS,
+    DagKind,
+    dag_id,
+    dag_kind,
+    parse_dag_id,
+    peer_of,
+    pool_name,
+)
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True)
 
@@ -37,7 +47,19 @@ def test_other_dags_are_not_a_destinations(other):
 @given(st.lists(st.tuples(st.sampled_from(DagKind), names), unique=True))
 def test_no_two_destinations_share_a_dag_id(pairs):
     assert len({dag_id(*pair) for pair in pairs}) == len(pairs)
-    assert len({pool_name(name) for _, name in pairs}) == len({name for _, name in pairs})
+
+
+@given(st.lists(names, unique=True))
+def test_no_two_peers_share_a_pool(destinations):
+    # A destination may be called what another one's ADT pool would be called.
+    destinations += [f"{name}_adt" for name in destinations if f"{name}_adt" not in destinations]
+
+    assert len({pool_name(peer, name) for name in destinations for peer in PEERS}) == len(PEERS) * len(destinations)
+
+
+def test_images_and_rejection_notes_go_to_the_same_peer_and_adt_messages_to_another():
+    assert peer_of(DagKind.ARCHIVE) is peer_of(DagKind.IOCM)
+    assert peer_of(DagKind.ADT) is not peer_of(DagKind.ARCHIVE)
 
 
 @pytest.mark.parametrize("job_type", JobType)

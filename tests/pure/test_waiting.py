@@ -61,7 +61,14 @@ def test_the_send_window_holds_back_rejection_notes_and_not_adt_messages():
     [(HEALTHY, 0, 8), (HEALTHY, 5, 3), (HEALTHY, 8, 0), (HEALTHY, 99, 0), (DOWN, 0, 1), (DOWN, 1, 0), (DOWN, 7, 0)],
 )
 def test_a_destination_gets_a_few_jobs_for_each_slot_and_one_while_it_is_down(health, handed_out, free):
-    assert quota(make_destination(concurrency=2), health, handed_out=handed_out) == free
+    destination = make_destination(concurrency=2, adt_concurrency=50)
+
+    assert quota(destination, DagKind.ARCHIVE, health, handed_out=handed_out) == free
+    assert quota(destination, DagKind.IOCM, health, handed_out=handed_out) == free
+
+
+def test_adt_messages_have_slots_of_their_own():
+    assert quota(make_destination(concurrency=50, adt_concurrency=1), DagKind.ADT, HEALTHY, handed_out=0) == 4
 
 
 @pytest.mark.parametrize(
@@ -72,8 +79,10 @@ def test_a_destination_gets_a_few_jobs_for_each_slot_and_one_while_it_is_down(he
         (JobType.ADT, JobType.ARCHIVE, False, True),
         (JobType.ARCHIVE, JobType.ADT, False, True),
         (JobType.ADT, JobType.ADT, False, True),
-        (JobType.IOCM, JobType.DICOM, True, True),
-        (JobType.IOCM, JobType.DICOM, False, False),
+        (JobType.KOS, JobType.DICOM, True, True),
+        (JobType.KOS, JobType.DICOM, False, False),
+        (JobType.IOCM, JobType.KOS, True, False),
+        (JobType.IOCM, JobType.ADT, False, False),
     ],
 )
 def test_a_lane_orders_one_study_and_everything_around_an_adt(earlier, later, same_study, expected):

@@ -9,7 +9,7 @@ import pytest
 from archsync.core.job import JobStatus, WaitReason
 from archsync.core.naming import DagKind
 from archsync.core.study import Priority
-from archsync.ledger import destinations, jobs
+from archsync.ledger import destinations, dispatching, jobs
 from archsync.ledger.jobs import JobFilter
 from archsync.services import dispatch
 
@@ -59,8 +59,8 @@ def test_a_paused_or_unknown_dag_gets_nothing_and_is_looked_at_soon_again(site, 
 
     assert site.hand_out(now=now, paused=paused) == []
 
-    assert not jobs.work_is_waiting(site.ledger)
-    assert jobs.next_wake(site.ledger) == now + timedelta(seconds=dispatch.PAUSED_POLL_S)
+    assert not dispatching.work_is_waiting(site.ledger)
+    assert dispatching.next_wake(site.ledger) == now + timedelta(seconds=dispatch.PAUSED_POLL_S)
     suspended = {kind: h.is_suspended for (_, kind), h in destinations.health(site.ledger).items()}
     assert suspended[DagKind.ARCHIVE] is bool(paused)
     assert site.hand_out() == [job_id], "it was unpaused"
@@ -71,7 +71,7 @@ def test_a_closed_send_window_opens_by_the_clock(site):
     _, job_id = site.planned(send_window="22:00-06:00", time_zone="UTC")
 
     assert site.hand_out(now=noon) == []
-    assert jobs.next_wake(site.ledger) == noon + timedelta(hours=10)
+    assert dispatching.next_wake(site.ledger) == noon + timedelta(hours=10)
     assert site.hand_out(now=noon + timedelta(hours=10)) == [job_id]
 
 
@@ -133,7 +133,7 @@ def test_a_key_that_never_became_a_run_is_handed_out_again(site):
 def test_a_job_whose_run_is_over_or_gone_is_put_back_and_one_whose_run_lives_is_not(site, status, state, is_put_back):
     _, job_id = site.planned()
     site.hand_out()
-    jobs.record_run_seen(site.ledger, job_id, dag_id="archsync_archive__vna", run_id="run1")
+    dispatching.record_run_seen(site.ledger, job_id, dag_id="archsync_archive__vna", run_id="run1")
     if status is not JobStatus.READY:
         jobs.begin_attempt(site.ledger, job_id, dag_id="archsync_archive__vna", run_id="run1", try_number=1)
     if status is JobStatus.RETRYING:

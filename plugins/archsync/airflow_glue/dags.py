@@ -10,14 +10,24 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from airflow.sdk import DAG, Asset, AssetWatcher, PartitionedAssetTimetable, conf, get_parsing_context
+from airflow.sdk import DAG, Asset, AssetWatcher, BaseOperator, PartitionedAssetTimetable, conf, get_parsing_context
 
 from archsync.core.destination import Destination
-from archsync.core.naming import DISPATCH_DAG_ID, MAINTAIN_DAG_ID, WORK_ASSET, DagKind, dag_id, parse_dag_id, pool_name
+from archsync.core.naming import (
+    DISPATCH_DAG_ID,
+    MAINTAIN_DAG_ID,
+    WORK_ASSET,
+    DagKind,
+    dag_id,
+    parse_dag_id,
+    peer_of,
+    pool_name,
+)
 from archsync.errors import ArchsyncError
 from archsync.hooks.ledger import LedgerHook
 from archsync.ledger import destinations
@@ -43,6 +53,11 @@ class DagSettings:
     trigger_status: str = ""
     scope: str = ""
     concurrency: int = 0
+    send_window: str | None = None
+    adt_application: str = ""
+    adt_address: str | None = None
+    """None: the destination takes no ADT messages, and has no DAG for them."""
+    adt_concurrency: int = 0
     facility_groups: tuple[str, ...] = ()
 
 
@@ -52,7 +67,9 @@ def build_dags() -> dict[str, DAG]:
     if wanted is not None:
         built = _build_one(wanted)
         return {wanted: built} if built else {}
-    built_dags = [_build_dispatch(), _build_maintain(), *(_build_archive(d) for d in _read_settings())]
+    built_dags = [_build_dispatch(), _build_maintain()]
+    for settings in _read_settings():
+        built_dags.extend(_build_jobs(kind, settings) for kind in _kinds(settings))
     return {dag.dag_id: dag for dag in built_dags}
 
 
@@ -62,9 +79,24 @@ def _build_one(wanted: str) -> DAG | None:
     if wanted == MAINTAIN_DAG_ID:
         return _build_maintain()
     named = parse_dag_id(wanted)
-    if named is not None and named[0] is DagKind.ARCHIVE:
-        return _build_archive(DagSettings(named[1]))
+    if named is not None and named[0] in _JOB_TASKS:
+        return _build_jobs(named[0], DagSettings(named[1]))
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _JobTask:
+    """What a DAG of a kind of job runs: one task of this operator."""
+
+    task_id: str
+    operator: type[BaseOperator]
+    sends: str
+    doc: Callable[[DagSettings], str]
+
+
+def _kinds(settings: DagSettings) -> list[DagKind]:
+    """The kinds of job that a destination has DAGs for."""
+    return [kind for kind in _JOB_TASKS if kind is not DagKind.ADT or settings.adt_address is not None]
 
 
 # -- the DAGs ---------------------------------------------------------------------------------------------------
@@ -101,22 +133,24 @@ def _build_maintain() -> DAG:
     return dag
 
 
-def _build_archive(settings: DagSettings) -> DAG:
+def _build_jobs(kind: DagKind, settings: DagSettings) -> DAG:
+    task = _JOB_TASKS[kind]
+    groups = {f"group:{group}" for group in settings.facility_groups}
     with DAG(
-        dag_id(DagKind.ARCHIVE, settings.name),
-        description=f"Sends studies to {settings.name}: one run per archive or dicom job.",
-        schedule=PartitionedAssetTimetable(assets=jobs_asset(DagKind.ARCHIVE, settings.name)),
+        dag_id(kind, settings.name),
+        description=f"Sends {task.sends} to {settings.name}: one run per job.",
+        schedule=PartitionedAssetTimetable(assets=jobs_asset(kind, settings.name)),
         catchup=False,
         max_active_runs=MAX_ACTIVE_RUNS,
         max_active_tasks=MAX_ACTIVE_RUNS,
         is_paused_upon_creation=False,
-        tags={"archsync", "archive", f"destination:{settings.name}", *(f"group:{g}" for g in settings.facility_groups)},
-        doc_md=_archive_doc(settings),
+        tags={"archsync", kind.value, f"destination:{settings.name}", *groups},
+        doc_md=task.doc(settings),
     ) as dag:
-        ArchiveStudyOperator(
-            task_id="archive",
+        task.operator(
+            task_id=task.task_id,
             job_id="{{ dag_run.partition_key }}",
-            pool=pool_name(settings.name),
+            pool=pool_name(peer_of(kind), settings.name),
             retries=RETRIES,
             retry_delay=timedelta(seconds=30),
             retry_policy=DestinationRetryPolicy(),
@@ -165,6 +199,10 @@ def _settings(destination: Destination, queue: str | None) -> DagSettings:
         trigger_status=destination.trigger_status.value,
         scope=", ".join(scope) or "all facilities",
         concurrency=destination.concurrency,
+        send_window=destination.send_window,
+        adt_application=destination.adt_receiving_application or "",
+        adt_address=f"{destination.adt_host}:{destination.adt_port}" if destination.adt_host else None,
+        adt_concurrency=destination.adt_concurrency,
         facility_groups=destination.facility_groups,
     )
 
@@ -184,14 +222,52 @@ Every two minutes: jobs whose Airflow run was lost are put back in the queue, an
 
 def _archive_doc(settings: DagSettings) -> str:
     return f"""### Archive to {settings.name}
+Sends what the archive lacks of a study: one run per *archive* or *dicom* job.
+
 | | |
 |---|---|
 | Archive | `{settings.called_ae_title}` at `{settings.address}` |
 | Sends from exam status | {settings.trigger_status} |
 | Scope | {settings.scope} |
-| Jobs at a time | {settings.concurrency} |
+| Send window | {settings.send_window or "always"} |
+| Jobs at a time | {settings.concurrency}, with rejection notes |
 
-One run per job; the run's *partition key* is the job number (`archsync jobs show NUMBER`). To **retry** a failed job,
-*Clear* its run. To **suspend** the destination, pause this DAG: jobs wait and say so. A *skipped* run means that its
-job went back to waiting (destination down, an earlier job on the same study); it gets another run when its turn comes.
+{_RUNS_DOC}"""
+
+
+def _iocm_doc(settings: DagSettings) -> str:
+    return f"""### Rejection notes to {settings.name}
+Tells the archive what to withdraw after a change (IOCM): one run per *kos* job, one step of an *iocm* job.
+
+| | |
+|---|---|
+| Archive | `{settings.called_ae_title}` at `{settings.address}` |
+| Send window | {settings.send_window or "always"} |
+| Jobs at a time | {settings.concurrency}, with images |
+
+{_RUNS_DOC}"""
+
+
+def _adt_doc(settings: DagSettings) -> str:
+    return f"""### ADT messages to {settings.name}
+Tells the archive of merged and corrected patients (HL7 ADT over MLLP): one run per *adt* job, at any time of day. While
+a patient's message is not acknowledged, later images and rejection notes of that patient wait; others do not.
+
+| | |
+|---|---|
+| Receiver | `{settings.adt_application}` at `{settings.adt_address}` |
+| Jobs at a time | {settings.adt_concurrency} |
+
+{_RUNS_DOC}"""
+
+
+_RUNS_DOC = """A run's *partition key* is the job number (`archsync jobs show NUMBER`). To **retry** a failed job,
+*Clear* its run. To **suspend** this kind of job, pause this DAG: jobs wait and say so. A *skipped* run means that its
+job went back to waiting (destination down, an earlier job on the same study or patient); it gets another run when its
+turn comes.
 """
+
+#: The task of each kind of DAG. A kind that is not here has no DAGs, and its jobs wait.
+_JOB_TASKS = {
+    DagKind.ARCHIVE: _JobTask("archive", ArchiveStudyOperator, "studies", _archive_doc),
+}

@@ -15,7 +15,7 @@ from airflow.utils.state import TaskInstanceState
 from archsync.core.naming import parse_dag_id
 from archsync.errors import ArchsyncError
 from archsync.hooks.ledger import LedgerHook
-from archsync.ledger import jobs
+from archsync.ledger import dispatching, jobs
 from archsync.services import job_control
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ def on_dag_run_running(dag_run: DagRun, msg: str) -> None:
         return
     try:
         with LedgerHook().get_conn() as ledger:
-            jobs.record_run_seen(ledger, int(dag_run.partition_key), dag_id=dag_run.dag_id, run_id=dag_run.run_id)
+            dispatching.record_run_seen(
+                ledger, int(dag_run.partition_key), dag_id=dag_run.dag_id, run_id=dag_run.run_id
+            )
     except ArchsyncError as exc:
         log.warning("The ledger did not learn of run %s: %s", dag_run.run_id, exc.message)

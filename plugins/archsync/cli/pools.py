@@ -17,7 +17,7 @@ _HOW = "Run `archsync pools sync` on a machine of the Airflow core."
 
 @click.group()
 def pools() -> None:
-    """Airflow's pools: each destination has one, with as many slots as its concurrency."""
+    """Airflow's pools: each destination has one with as many slots as its concurrency, and one for ADT messages."""
 
 
 @pools.command()
@@ -28,8 +28,7 @@ def sync(site: Site) -> None:
         raise ConfigurationError("Airflow is not configured here", code="airflow-not-configured", next_step=_HOW)
     with site.open_ledger() as ledger:
         found = store.all_destinations(ledger)
-    _write(found)
-    click.echo(f"{count(len(found), 'pool')} in step.")
+    click.echo(f"{count(_write(found), 'pool')} in step.")
 
 
 def sync_or_say(destinations: Sequence[Destination]) -> None:
@@ -43,8 +42,8 @@ def sync_or_say(destinations: Sequence[Destination]) -> None:
         click.echo(f"{exc.message}. {exc.next_step}", err=True)
 
 
-def _write(destinations: Sequence[Destination]) -> None:
+def _write(destinations: Sequence[Destination]) -> int:
     with airflow():
         from archsync.airflow_glue.pools import sync_pools
 
-        sync_pools(destinations)
+        return sync_pools(destinations)

@@ -16,7 +16,7 @@ from psycopg import sql
 from archsync.errors import ArchsyncError, PlatformUnavailable
 from archsync.hooks.ledger import LedgerHook
 from archsync.hooks.platform import PlatformHook
-from archsync.ledger import jobs, plan_queue
+from archsync.ledger import dispatching, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import NOTIFY_CHANNEL, Platform
 
@@ -106,7 +106,7 @@ class WorkTrigger(BaseEventTrigger):
                     open_connection.close()
 
     def _something_to_do(self, ledger: Ledger, platform: Platform) -> bool:
-        if jobs.work_is_waiting(ledger):
+        if dispatching.work_is_waiting(ledger):
             return True
         try:
             return platform.has_changes(plan_queue.watermark(ledger))
@@ -119,7 +119,7 @@ class WorkTrigger(BaseEventTrigger):
             return is_time
 
     def _until_next_wake_s(self, ledger: Ledger) -> float:
-        at = jobs.next_wake(ledger)
+        at = dispatching.next_wake(ledger)
         if at is None:
             return self.resync_s
         return min(self.resync_s, max(0.01, (at - datetime.now(UTC)).total_seconds()))
