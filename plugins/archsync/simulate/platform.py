@@ -7,17 +7,17 @@ with the reader or the sender, so that they are tested against an independent id
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any
-
-import psycopg
 
 from archsync.core.study import ExamStatus, Facility, Priority
-from archsync.errors import ConfigurationError, InvalidInput, PlatformUnavailable
+from archsync.errors import InvalidInput
+from archsync.simulate.platform_database import find_or_add_patient, insert_instances, no_such, one
+from archsync.simulate.platform_day import change_something
+from archsync.simulate.platform_patients import PatientChanges
+from archsync.simulate.platform_studies import StudyChanges
 from archsync.simulate.samples import FileHeader, copy_sample, read_header, sample_studies
 from archsync.simulate.volumes import DemoPatient, VolumeStudy, make_patient, make_uid, write_volume
 
@@ -35,11 +35,12 @@ _PRIORITIES = {Priority.STAT: 1, Priority.URGENT: 2, Priority.ROUTINE: 7}
 
 _DESCRIPTIONS = {"CT": "CT abdomen and pelvis", "MR": "MR head"}
 _FIRST_DAY = datetime(2026, 1, 5, 7, 30, tzinfo=UTC)
-_CONNECT_TIMEOUT_S = 10
 
 
-class SimulatedPlatform:
+class SimulatedPlatform(StudyChanges, PatientChanges):
     """The platform in the database at ``dsn`` with its files below ``folder``.
+
+    How it is filled and how exams go on is here; what may happen to a study or a patient later is inherited.
 
     Args:
         dsn: URI of the database; :meth:`install` makes the reference schema in it.
@@ -50,9 +51,7 @@ class SimulatedPlatform:
     """
 
     def __init__(self, dsn: str, folder: Path, *, seed: int = 1, slices: int = 16, matrix: int = 256) -> None:
-        self._dsn = dsn
-        self._folder = folder.resolve()
-        self._seed = seed
+        super().__init__(dsn, folder, seed=seed)
         self._slices = slices
         self._matrix = matrix
         self._random = Random(f"{seed}/events")  # noqa: S311  (a demo's dice)
@@ -60,7 +59,7 @@ class SimulatedPlatform:
 
     def install(self) -> None:
         """Make the reference schema and the facilities; what is there already is kept."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             connection.execute(SCHEMA_FILE.read_bytes())
             for facility in FACILITIES:
                 connection.execute(
@@ -132,8 +131,8 @@ class SimulatedPlatform:
         facility = _facility(facility_id)
         owner = patient or self._make_patient(facility, first.patient_id or first.study_instance_uid)
         accession = accession_number or f"{facility_id}-{make_uid(first.study_instance_uid)[-8:]}"
-        with self._transaction() as connection:
-            patient_key = _find_or_add_patient(connection, owner)
+        with self.transaction() as connection:
+            patient_key = find_or_add_patient(connection, owner)
             cursor = connection.execute(
                 "insert into pacs.study (study_instance_uid, patient_key, facility_id, accession_number, study_date,"
                 " study_time, description, referring_physician, study_id, exam_status, priority)"
@@ -152,8 +151,8 @@ class SimulatedPlatform:
                     priority.name,
                 ],
             )
-            study_key: str = _one(cursor)
-            _insert_instances(connection, study_key, headers)
+            study_key: str = one(cursor)
+            insert_instances(connection, study_key, headers)
         return study_key
 
     def add_instances(self, study_key: str, files: Sequence[Path]) -> None:
@@ -163,17 +162,19 @@ class SimulatedPlatform:
             InvalidInput: there is no such study, or a file is of another one.
         """
         headers = [read_header(path.resolve()) for path in files]
-        with self._transaction() as connection:
-            uid = _one(
-                connection.execute("select study_instance_uid from pacs.study where study_key = %s", [study_key])
-            )
-            if any(header.study_instance_uid != uid for header in headers):
+        with self.transaction() as connection:
+            row = connection.execute(
+                "select study_instance_uid from pacs.study where study_key = %s", [study_key]
+            ).fetchone()
+            if row is None:
+                raise no_such("study", study_key)
+            if any(header.study_instance_uid != row[0] for header in headers):
                 raise InvalidInput(f"study_key {study_key}: a file belongs to another study")
-            _insert_instances(connection, study_key, headers)
+            insert_instances(connection, study_key, headers)
 
     def add_late_series(self, study_key: str, *, slices: int = 2) -> None:
         """Generate a further, short series for a study and add it."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             cursor = connection.execute(
                 "select s.study_instance_uid, s.accession_number, s.study_date, s.study_time, s.description,"
                 " p.patient_id, p.issuer_of_patient_id, p.name, p.birth_date, p.sex,"
@@ -183,7 +184,7 @@ class SimulatedPlatform:
             )
             row = cursor.fetchone()
         if row is None:
-            raise InvalidInput(f"study_key {study_key}: there is no such study")
+            raise no_such("study", study_key)
         uid, accession, study_date, study_time, description, *demographics, series_number = row
         performed_at = datetime.combine(study_date or date(2026, 1, 5), study_time or time(12), UTC)
         study = VolumeStudy(uid, accession or "", performed_at, description or "", DemoPatient(*demographics))
@@ -194,24 +195,33 @@ class SimulatedPlatform:
 
     def set_status(self, study_key: str, exam_status: str) -> None:
         """Give an exam another status."""
-        self._update_study(study_key, "exam_status", str(exam_status))
+        self._update("study", study_key, exam_status=str(exam_status))
 
     def set_hold(self, study_key: str, on_hold: bool) -> None:
         """Put a study on hold, or release it."""
-        self._update_study(study_key, "on_hold", on_hold)
+        self._update("study", study_key, on_hold=on_hold)
 
-    def advance(self, *, exams: int = 3, arrivals: bool = False) -> list[str]:
+    def new_patient(self, *, facility_id: str = "CITY") -> str:
+        """Add a made-up patient nobody had before, and return the key."""
+        facility = _facility(facility_id)
+        with self.transaction() as connection:
+            known = one(connection.execute("select count(*) from pacs.patient"))
+            return find_or_add_patient(connection, self._make_patient(facility, f"new patient {known}"))
+
+    def advance(self, *, exams: int = 3, arrivals: bool = False, changes: int = 0) -> list[str]:
         """Let some time pass and return what happened, a line each.
 
         Up to ``exams`` exams that are not on hold go one status on (Pending → Inflight → Completed). One in four that
         completed gets late images the next time. With ``arrivals`` a new exam comes when no other is left to move.
+        Then ``changes`` times something happens to a completed exam or its patient: images are deleted or shown again,
+        studies are split, merged, moved, changed or put on hold, patients corrected or merged.
         """
         events = []
         for study_key in self._late:
             self.add_late_series(study_key)
             events.append(f"study {study_key}: late images arrived")
         self._late = []
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             cursor = connection.execute(
                 "select study_key::text, exam_status from pacs.study where exam_status in ('Pending', 'Inflight')"
                 " and not on_hold order by study_key"
@@ -225,10 +235,11 @@ class SimulatedPlatform:
                 self._late.append(study_key)
         if not waiting and arrivals:
             events.append(f"study {self.add_volume()}: a new exam, Pending")
-        return events
+        changed = [change_something(self, self._random) for _ in range(changes)]
+        return events + [event for event in changed if event]
 
     def _known_studies(self) -> set[str]:
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return {uid for (uid,) in connection.execute("select study_instance_uid from pacs.study").fetchall()}
 
     def _volume_uid(self, number: int) -> str:
@@ -284,27 +295,6 @@ class SimulatedPlatform:
     def _dice(self, subject: object) -> Random:
         return Random(f"{self._seed}/{subject}")  # noqa: S311  (a demo's dice)
 
-    def _update_study(self, study_key: str, column: str, value: object) -> None:
-        query = psycopg.sql.SQL("update pacs.study set {} = %s where study_key = %s")
-        with self._transaction() as connection:
-            cursor = connection.execute(query.format(psycopg.sql.Identifier(column)), [value, study_key])
-            if cursor.rowcount != 1:
-                raise InvalidInput(f"study_key {study_key}: there is no such study")
-
-    @contextmanager
-    def _transaction(self) -> Iterator[psycopg.Connection[Any]]:
-        try:
-            with psycopg.connect(self._dsn, connect_timeout=_CONNECT_TIMEOUT_S) as connection:
-                yield connection
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as exc:
-            raise ConfigurationError(
-                "the database does not hold the reference platform", next_step="Run `archsync simulate platform` on it."
-            ) from exc
-        except psycopg.OperationalError as exc:
-            raise PlatformUnavailable(
-                f"the simulated platform's database does not answer: {exc}".splitlines()[0]
-            ) from exc
-
 
 def run_platform(
     platform: SimulatedPlatform,
@@ -314,10 +304,11 @@ def run_platform(
     report: Callable[[str], None],
     exams: int = 3,
     arrivals: bool = True,
+    changes: int = 0,
 ) -> None:
     """Let the platform live, one step every ``interval_s`` seconds, until ``stop`` is set."""
     while not stop.is_set():
-        for event in platform.advance(exams=exams, arrivals=arrivals):
+        for event in platform.advance(exams=exams, arrivals=arrivals, changes=changes):
             report(event)
         stop.wait(interval_s)
 
@@ -332,49 +323,3 @@ def _facility(facility_id: str) -> Facility:
 
 def _throw_priority(dice: Random) -> Priority:
     return dice.choices(list(_PRIORITIES), list(_PRIORITIES.values()))[0]
-
-
-def _find_or_add_patient(connection: psycopg.Connection[Any], patient: DemoPatient) -> str:
-    cursor = connection.execute(
-        "select patient_key::text from pacs.patient where patient_id = %s and issuer_of_patient_id = %s",
-        [patient.patient_id, patient.issuer_of_patient_id],
-    )
-    if found := cursor.fetchone():
-        return str(found[0])
-    cursor = connection.execute(
-        "insert into pacs.patient (patient_id, issuer_of_patient_id, name, birth_date, sex)"
-        " values (%s, %s, %s, %s, %s) returning patient_key::text",
-        [patient.patient_id, patient.issuer_of_patient_id, patient.name, patient.birth_date, patient.sex],
-    )
-    return str(_one(cursor))
-
-
-def _insert_instances(connection: psycopg.Connection[Any], study_key: str, headers: Sequence[FileHeader]) -> None:
-    with connection.cursor() as cursor:
-        cursor.executemany(
-            "insert into pacs.instance (study_key, series_instance_uid, series_number, modality, sop_instance_uid,"
-            " sop_class_uid, transfer_syntax_uid, instance_number, location, size_bytes)"
-            " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            [
-                (
-                    study_key,
-                    header.series_instance_uid,
-                    header.series_number,
-                    header.modality,
-                    header.sop_instance_uid,
-                    header.sop_class_uid,
-                    header.transfer_syntax_uid,
-                    header.instance_number,
-                    header.path.as_uri(),
-                    header.size_bytes,
-                )
-                for header in headers
-            ],
-        )
-
-
-def _one(cursor: psycopg.Cursor[Any]) -> Any:
-    row = cursor.fetchone()
-    if row is None:
-        raise InvalidInput("there is no such study")
-    return row[0]

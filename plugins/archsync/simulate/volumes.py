@@ -32,10 +32,15 @@ class DemoPatient:
     """A patient who never was. ``name`` is a DICOM PN value."""
 
     patient_id: str
-    issuer_of_patient_id: str
+    issuer_of_patient_id: str | None
     name: str
-    birth_date: date
-    sex: str
+    birth_date: date | None
+    sex: str | None
+
+    @property
+    def birth_date_text(self) -> str:
+        """The birth date as a DICOM DA value; empty if unknown."""
+        return f"{self.birth_date:%Y%m%d}" if self.birth_date else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +133,9 @@ def _build_image(
     image.SeriesDescription = f"Axial {modality}, series {series_number}"
     image.PatientName = patient.name
     image.PatientID = patient.patient_id
-    image.IssuerOfPatientID = patient.issuer_of_patient_id
-    image.PatientBirthDate = f"{patient.birth_date:%Y%m%d}"
-    image.PatientSex = patient.sex
+    image.IssuerOfPatientID = patient.issuer_of_patient_id or ""
+    image.PatientBirthDate = patient.birth_date_text
+    image.PatientSex = patient.sex or ""
     image.SliceThickness = _SLICE_MM
     image.StudyInstanceUID = study.study_instance_uid
     image.SeriesInstanceUID = series_instance_uid
