@@ -1,4 +1,7 @@
-"""Planning: what the rules say case by case, and the laws that hold for any history of a study."""
+"""Planning what to store: what the rules say case by case, and the laws that hold for any history of a study.
+
+What is withdrawn, said of patients and placed has tests of its own; ``test_model.py`` tries all of it together.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from archsync.core.comparison import Desired, Held, HeldInstance
 from archsync.core.destination import Destination, Verification
-from archsync.core.job import JobStatus, JobType, WaitReason, may_become
+from archsync.core.job import FAR_FUTURE, JobStatus, JobType, KnownJob, WaitReason, may_become
+from archsync.core.placing import Bound, Placed, place
 from archsync.core.planning import (
-    FAR_FUTURE,
-    Held,
-    HeldInstance,
-    KnownJob,
-    Plan,
     Rule,
+    StorePlan,
     gate,
     missing_instances,
     plan,
+    plan_store,
     unverified_instances,
 )
-from archsync.core.study import ExamStatus, Facility, Instance, Patient, Priority, Study
+from archsync.core.profiles import ArchiveProfile
+from archsync.core.study import ExamStatus, Facility, Instance, Patient, Priority, RemovalReason, Study
+from archsync.core.uid_map import InstanceUids
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 CITY = Facility("CITY", "City Hospital", "metro")
@@ -66,15 +70,45 @@ def make_study(instances=(1, 2, 3), **values) -> Study:
     return Study(**{**facts, **values})
 
 
-def held(*numbers: int, jobs=(), is_archived=False, verified=True, rejected=()) -> Held:
+def place_as_it_is(instance: Instance, study: Study | None = None, **values) -> Placed:
+    """The first placement of an instance: with the platform's own UIDs."""
+    study = study or make_study()
+    facts = {
+        "placement_id": int(instance.instance_key[1:]),
+        "placement_no": 1,
+        "instance_key": instance.instance_key,
+        "content_version": instance.content_version,
+        "study_key": study.study_key,
+        "patient_key": study.patient.patient_key,
+        "uids": InstanceUids(study.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid),
+        "source_series_instance_uid": instance.series_instance_uid,
+        "source_sop_instance_uid": instance.sop_instance_uid,
+        "sop_class_uid": instance.sop_class_uid,
+        "placed_at": NOON,
+    }
+    return Placed(**{**facts, **values})
+
+
+def held(*numbers: int, jobs=(), is_archived=False, verified=True, rejected=(), unanswered=()) -> Held:
     return Held(
-        is_archived=is_archived,
+        archived_at=NOON if is_archived else None,
         instances={
-            f"i{n}": HeldInstance(f"i{n}", f"1.2.3.{n}", 1, is_verified=verified, is_rejected=n in rejected)
+            n: HeldInstance(
+                place_as_it_is(make_instance(n), is_burnt=n in rejected),
+                is_stored=n not in unanswered,
+                is_verified=verified,
+                rejected_by=9 if n in rejected else None,
+                is_hidden=n in rejected,
+            )
             for n in numbers
         },
         jobs=tuple(jobs),
     )
+
+
+def desire(study: Study, known: Held) -> Desired:
+    """What the platform says, with the placements that the archive knows of."""
+    return Desired(study, latest={h.placed.instance_key: h.placed for h in known.instances.values()})
 
 
 def make_job(job_id: int, status: JobStatus, study: Study | None = None, **values) -> KnownJob:
@@ -89,8 +123,13 @@ def make_job(job_id: int, status: JobStatus, study: Study | None = None, **value
     return KnownJob(job_id=job_id, status=status, **{**facts, **values})
 
 
-def decide(study: Study, known: Held, destination: Destination | None = None, at: datetime = NOON) -> Plan:
-    return plan(study, known, destination or make_destination(), observed_at=at)
+def decide(study: Study, known: Held, destination: Destination | None = None, at: datetime = NOON) -> StorePlan:
+    return plan(desire(study, known), known, destination or make_destination(), observed_at=at).store
+
+
+def missing(study: Study, known: Held, destination: Destination | None = None) -> list[str]:
+    found = missing_instances(desire(study, known), known, destination or make_destination())
+    return [i.instance_key for i in found]
 
 
 # -- what a study needs ------------------------------------------------------------------------------------------------
@@ -177,23 +216,66 @@ def test_a_study_without_instances_has_nothing_to_send_and_closes_what_was_queue
 
     outcome = decide(make_study((removed,)), held(jobs=[make_job(7, JobStatus.WAITING)]))
 
-    assert outcome == Plan(Rule.NO_INSTANCES, "the study has no instances", closes=(7,))
+    assert outcome == StorePlan(Rule.NO_INSTANCES, "the study has no instances", closes=(7,))
 
 
 def test_a_removed_instance_is_not_sent():
-    study = make_study((1, make_instance(2, removed_at=NOON)))
-
-    assert [i.instance_key for i in missing_instances(study, held())] == ["i1"]
+    assert missing(make_study((1, make_instance(2, removed_at=NOON))), held()) == ["i1"]
 
 
-def test_a_rejected_instance_is_never_missing():
-    assert missing_instances(make_study((1, 2)), held(1, 2, rejected=(1, 2))) == ()
+def test_an_instance_whose_answer_was_lost_is_still_missing():
+    assert missing(make_study((1, 2)), held(1, 2, unanswered=(2,))) == ["i2"]
 
 
-def test_content_that_changed_in_place_is_not_sent_under_the_uid_that_names_the_old():
-    study = make_study((make_instance(1, content_version=2),))
+def test_an_instance_that_is_shown_again_after_its_rejection_is_missing_under_a_new_uid():
+    study, known = make_study((1, 2)), held(1, 2, rejected=(1,))
 
-    assert missing_instances(study, held(1)) == ()
+    assert missing(study, known) == ["i1"]
+    assert desire(study, known).placement_of(study.present_instances[0]) is None
+
+
+def test_content_that_changed_in_place_is_missing_under_a_new_uid():
+    study, known = make_study((make_instance(1, content_version=2), 2)), held(1, 2)
+
+    assert missing(study, known) == ["i1"]
+    assert desire(study, known).placement_of(study.present_instances[0]) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"study_instance_uid": "1.9"},
+        {"patient": Patient("p2", "OTHER", None, "Roe^Ann")},
+        {"instances": (make_instance(1, series_instance_uid="1.2.4"),)},
+        {"instances": (make_instance(1, sop_instance_uid="1.2.3.77"),)},
+        {"instances": (make_instance(1, sop_class_uid="1.2.840.10008.5.1.4.1.1.4"),)},
+    ],
+    ids=["study UID", "patient", "series", "SOP Instance UID", "SOP class"],
+)
+def test_an_instance_in_another_place_is_missing_there(changed):
+    assert missing(replace(make_study((1,)), **changed), held(1)) == ["i1"]
+
+
+def test_an_instance_that_comes_back_untouched_is_held_still():
+    assert missing(make_study((1,)), held(1)) == []
+
+
+def test_a_copy_waits_for_the_note_where_the_former_one_does_harm():
+    harmful = make_instance(1, removed_at=NOON, removal_reason=RemovalReason.PATIENT_SAFETY)
+    study = make_study((harmful, make_instance(2, replaces_instance_key="i1")))
+    archive = make_destination(profile=ArchiveProfile.DCM4CHEE)
+
+    assert missing(study, held(1), archive) == []
+    claimed = HeldInstance(place_as_it_is(harmful, is_burnt=True), rejected_by=9)
+    assert missing(study, Held(instances={1: claimed}), archive) == []
+    assert missing(study, held(1, rejected=(1,)), archive) == ["i2"]
+
+
+def test_what_an_archive_has_in_another_place_is_due_whatever_the_exam_says():
+    study = make_study((make_instance(1, content_version=2),), exam_status="Pending")
+
+    assert decide(study, held(1)).rule is Rule.DUE
+    assert decide(study, held()).rule is Rule.NOT_REACHED
 
 
 # -- gates -------------------------------------------------------------------------------------------------------------
@@ -347,11 +429,12 @@ def test_a_requested_study_on_hold_waits():
 
 
 def test_unverified_instances_are_those_stored_and_not_seen_where_checking_is_on():
-    study, known = make_study((1, 2, 3)), held(1, 2, verified=False, rejected=(2,))
+    study, known = make_study((1, 2, 3)), held(1, 2, 3, verified=False, rejected=(2,), unanswered=(3,))
+    said = desire(study, known)
 
-    checked = unverified_instances(study, known, make_destination(verification=Verification.C_FIND))
-    assert [i.instance_key for i in checked] == ["i1"]
-    assert unverified_instances(study, known, make_destination()) == ()
+    checked = unverified_instances(said, known, make_destination(verification=Verification.C_FIND))
+    assert [h.placed.instance_key for h in checked] == ["i1"]
+    assert unverified_instances(said, known, make_destination()) == ()
 
 
 def test_a_failed_check_keeps_its_job_open():
@@ -370,6 +453,7 @@ destinations = st.builds(
     settle_s=st.sampled_from([0.0, 30.0]),
     settle_max_s=st.sampled_from([30.0, 600.0]),
     verification=st.sampled_from(Verification),
+    profile=st.sampled_from(ArchiveProfile),
 )
 
 
@@ -395,12 +479,16 @@ def studies(draw) -> Study:
 def known_states(draw) -> Held:
     """What a ledger may say: any instances held, any open jobs, at most one of them queued."""
     numbers = draw(st.lists(st.integers(1, 5), unique=True))
-    instances = {
-        f"i{n}": HeldInstance(
-            f"i{n}", f"1.2.3.{n}", 1, is_verified=draw(st.booleans()), is_rejected=draw(st.booleans())
+    instances = {}
+    for n in numbers:
+        is_rejected = draw(st.booleans())
+        instances[n] = HeldInstance(
+            place_as_it_is(make_instance(n), is_burnt=is_rejected),
+            is_stored=is_rejected or draw(st.booleans()),
+            is_verified=draw(st.booleans()),
+            rejected_by=9 if is_rejected else None,
+            is_hidden=is_rejected and draw(st.booleans()),
         )
-        for n in numbers
-    }
     statuses = draw(st.lists(st.sampled_from([JobStatus.RUNNING, JobStatus.RETRYING, JobStatus.FAILED]), max_size=2))
     queued = draw(st.sampled_from([None, JobStatus.WAITING, JobStatus.READY]))
     if queued:
@@ -419,7 +507,7 @@ def known_states(draw) -> Held:
         )
         for number, status in enumerate(statuses, start=1)
     ]
-    return Held(draw(st.booleans()), instances, tuple(jobs))
+    return Held(draw(st.sampled_from([None, NOON])), instances, tuple(jobs))
 
 
 @given(studies(), known_states(), destinations)
@@ -435,10 +523,13 @@ def test_planning_twice_plans_nothing_new(study, known, destination):
 @given(studies(), known_states(), destinations)
 def test_nothing_held_or_rejected_is_ever_planned_to_be_sent(study, known, destination):
     outcome = decide(study, known, destination)
+    said = desire(study, known)
 
     for _, work in filter(None, [outcome.new_job, outcome.refresh]):
-        assert {i.instance_key for i in work.instances}.isdisjoint(known.instances)
-        assert all(i.removed_at is None for i in work.instances)
+        for instance in work.instances:
+            placed = said.placement_of(instance)
+            assert instance.removed_at is None
+            assert placed is None or not (placed.is_burnt or known.instances[placed.placement_id].is_stored)
 
 
 @given(studies(), known_states(), destinations)
@@ -461,9 +552,9 @@ def test_no_plan_lets_a_study_start_that_must_not_be_sent(study, known, destinat
 
     # While its first push runs, what came meanwhile counts as late images, which the exam's status does not stop.
     is_under_way = any(job.status is JobStatus.RUNNING for job in known.jobs)
-    seen = replace(known, is_archived=known.is_archived or is_under_way)
+    seen = replace(known, archived_at=NOON) if is_under_way else known
     for _, work in filter(None, [outcome.new_job, outcome.refresh]):
-        is_gated = gate(study, seen, destination) is not None
+        is_gated = gate(desire(study, seen), seen, destination) is not None
         assert (work.not_before == FAR_FUTURE) is is_gated
         assert study.on_hold <= is_gated
 
@@ -476,7 +567,7 @@ def test_the_order_in_which_the_platform_lists_instances_changes_nothing(order, 
     assert decide(shuffled, known, destination) == decide(study, known, destination)
 
 
-def applied(known: Held, outcome: Plan) -> Held:
+def applied(known: Held, outcome: StorePlan) -> Held:
     """What the ledger says once a plan is written to it."""
     gone = set(outcome.closes) | set(outcome.supersedes)
     jobs = [job for job in known.jobs if job.job_id not in gone]
@@ -518,7 +609,7 @@ class Attempt:
 
     study: Study
     gate: WaitReason | None
-    missing: list[Instance] = field(default_factory=list)
+    missing: list[Placed] = field(default_factory=list)
 
 
 class Loop(RuleBasedStateMachine):
@@ -533,8 +624,9 @@ class Loop(RuleBasedStateMachine):
         self.destination = destination
         self.now = NOON
         self.study = make_study((1, 2), exam_status=exam_status)
-        self.instances: dict[str, HeldInstance] = {}
-        self.is_archived = False
+        self.instances: dict[int, HeldInstance] = {}
+        self.placements: dict[str, list[Placed]] = {}
+        self.archived_at: datetime | None = None
         self.jobs: list[KnownJob] = []
         self.attempts: dict[int, Attempt] = {}
         self.look_here = True
@@ -579,17 +671,45 @@ class Loop(RuleBasedStateMachine):
         jobs = [
             j for j in self.jobs if not j.status.is_done or (j.status is JobStatus.CANCELLED and j.job_id == latest)
         ]
-        return Held(self.is_archived, self.instances, tuple(jobs))
+        return Held(self.archived_at, self.instances, tuple(jobs))
+
+    def desired(self, study: Study | None = None) -> Desired:
+        burnt = {n for n, h in self.instances.items() if h.rejected_by is not None}
+        latest = {
+            key: replace(found[-1], is_burnt=found[-1].placement_id in burnt) for key, found in self.placements.items()
+        }
+        return Desired(study or self.study, latest=latest)
+
+    def place(self, study: Study, instances: list[Instance]) -> list[Placed]:
+        """Give instances their placements and write down that they are offered, as an attempt does before it sends."""
+        desired = self.desired(study)
+        everything = [p for found in self.placements.values() for p in found]
+        bound = Bound(
+            patient_of_study={p.uids.study_instance_uid: p.patient_key for p in everything},
+            study_of_series={p.uids.series_instance_uid: p.uids.study_instance_uid for p in everything},
+            used_sop_uids=frozenset(p.uids.sop_instance_uid for p in everything),
+        )
+        unplaced = [i for i in instances if desired.placement_of(i) is None]
+        for new in place(study, unplaced, desired.latest, bound, {}):
+            number = 1 + sum(len(found) for found in self.placements.values())
+            placed = place_as_it_is(
+                new.instance, study, placement_id=number, placement_no=new.placement_no, uids=new.uids
+            )
+            self.placements.setdefault(placed.instance_key, []).append(placed)
+        current = [self.placements[i.instance_key][-1] for i in instances]
+        for placed in current:
+            self.instances.setdefault(placed.placement_id, HeldInstance(placed, is_stored=False))
+        return current
 
     @rule()
     def planner_looks(self) -> None:
         """Also where nobody said "look here": a repeated event."""
         self.look_here = False
-        outcome = plan(self.study, self.known(), self.destination, observed_at=self.now)
+        outcome = self.outcome()
         gone = set(outcome.closes) | set(outcome.supersedes)
         requested_by = next((j.requested_by for j in self.known().jobs if j.is_requested), None)
         if outcome.rule is Rule.UP_TO_DATE and not self.attempts and not self.unverified():
-            self.is_archived = True
+            self.archived_at = self.now
         # Our own cancellations are not an administrator's: the planner does not see them again.
         self.jobs = [j if j.job_id not in gone else replace(j, status=JobStatus.SUPPRESSED) for j in self.jobs]
         if outcome.refresh:
@@ -604,8 +724,11 @@ class Loop(RuleBasedStateMachine):
             job = make_job(len(self.jobs) + 1, JobStatus.WAITING, created_at=self.now, requested_by=requested_by)
             self.jobs.append(replace(refreshed(job, work), job_type=job_type))
 
-    def unverified(self) -> tuple[Instance, ...]:
-        return unverified_instances(self.study, self.known(), self.destination)
+    def outcome(self) -> StorePlan:
+        return plan_store(self.desired(), self.known(), self.destination, observed_at=self.now)
+
+    def unverified(self) -> tuple[HeldInstance, ...]:
+        return unverified_instances(self.desired(), self.known(), self.destination)
 
     def update(self, job_id: int, change) -> None:
         self.jobs = [change(j) if j.job_id == job_id else j for j in self.jobs]
@@ -670,19 +793,18 @@ class Loop(RuleBasedStateMachine):
 
     def start(self, job: KnownJob) -> None:
         self.move(job.job_id, JobStatus.RUNNING, wait_reason=None)
-        known = self.known()
-        reason = gate(self.study, known, self.destination) if self.study.present_instances else None
+        known, desired = self.known(), self.desired()
+        reason = gate(desired, known, self.destination) if self.study.present_instances else None
         attempt = Attempt(self.study, reason)
         if reason is None:
-            attempt.missing = list(missing_instances(self.study, known))
+            attempt.missing = self.place(self.study, list(missing_instances(desired, known, self.destination)))
             self.update(job.job_id, lambda j: replace(j, content_digest=attempt.study.content_digest()))
         self.attempts[job.job_id] = attempt
 
-    def store(self, instances: list[Instance]) -> None:
-        for instance in instances:
-            assert instance.instance_key not in self.rejected, "a rejected instance was sent again"
-            known = HeldInstance(instance.instance_key, instance.sop_instance_uid, instance.content_version)
-            self.instances = {**self.instances, instance.instance_key: known}
+    def store(self, placed: list[Placed]) -> None:
+        for one in placed:
+            assert one.uids.sop_instance_uid not in self.rejected, "a rejected UID was sent again"
+            self.instances[one.placement_id] = HeldInstance(one)
 
     def end(self, job_id: int, stored: int | None, failure: JobStatus | None) -> None:
         """End an attempt after ``stored`` instances (None: all) with ``failure``, or well."""
@@ -700,10 +822,9 @@ class Loop(RuleBasedStateMachine):
             self.look_here = self.look_here or failure is JobStatus.FAILED
             self.move(job_id, failure)
             return
-        for instance in unverified_instances(attempt.study, self.known(), self.destination):
-            seen = replace(self.instances[instance.instance_key], is_verified=True)
-            self.instances = {**self.instances, instance.instance_key: seen}
-        self.is_archived = True
+        for unseen in unverified_instances(self.desired(attempt.study), self.known(), self.destination):
+            self.instances[unseen.placed.placement_id] = replace(unseen, is_verified=True)
+        self.archived_at = self.now
         self.move(job_id, JobStatus.SUCCEEDED)
 
     @rule(data=st.data(), stored=st.integers(0, 3), failure=st.sampled_from([JobStatus.RETRYING, JobStatus.FAILED]))
@@ -724,18 +845,21 @@ class Loop(RuleBasedStateMachine):
         if not running:
             return
         lost = data.draw(st.sampled_from(sorted(self.instances)))
-        if lost in {i.instance_key for i in self.attempts[running[0]].study.present_instances} - self.rejected:
-            self.instances = {key: known for key, known in self.instances.items() if key != lost}
+        desired = self.desired(self.attempts[running[0]].study)
+        if self.instances[lost].placed in [desired.placement_of(i) for i in desired.instances]:
+            del self.instances[lost]
             self.end(running[0], 0, JobStatus.RETRYING)
 
     # people
 
     @rule(data=st.data())
-    @precondition(lambda self: self.instances)
+    @precondition(lambda self: any(h.is_stored for h in self.instances.values()) and not self.attempts)
     def an_instance_is_rejected(self, data) -> None:
-        key = data.draw(st.sampled_from(sorted(self.instances)))
-        self.instances = {**self.instances, key: replace(self.instances[key], is_rejected=True)}
-        self.rejected.add(key)
+        """By a note, which runs alone in its lane."""
+        chosen = data.draw(st.sampled_from(sorted(n for n, h in self.instances.items() if h.is_stored)))
+        self.instances[chosen] = replace(self.instances[chosen], rejected_by=9, is_hidden=True)
+        self.rejected.add(self.instances[chosen].placed.uids.sop_instance_uid)
+        self.look_here = True
 
     @rule(data=st.data())
     @precondition(lambda self: any(not j.status.is_done and j.job_id not in self.attempts for j in self.jobs))
@@ -765,9 +889,8 @@ class Loop(RuleBasedStateMachine):
     @invariant()
     def planning_twice_plans_nothing_new(self) -> None:
         if hasattr(self, "jobs"):
-            first = plan(self.study, self.known(), self.destination, observed_at=self.now)
-            after = applied(self.known(), first)
-            assert plan(self.study, after, self.destination, observed_at=self.now).changes_nothing
+            after = applied(self.known(), self.outcome())
+            assert plan_store(self.desired(), after, self.destination, observed_at=self.now).changes_nothing
 
     def teardown(self) -> None:
         """Once faults stop and the queue drains, the archive holds what the platform shows."""
@@ -788,13 +911,12 @@ class Loop(RuleBasedStateMachine):
                 self.start(job)
             for job_id in list(self.attempts):
                 self.end(job_id, None, None)
-        known = self.known()
-        outcome = plan(self.study, known, self.destination, observed_at=self.now)
+        known, desired, outcome = self.known(), self.desired(), self.outcome()
         assert outcome.changes_nothing, outcome
         is_cancelled = outcome.rule is Rule.CANCELLED
         is_wanted = self.destination.covers(self.study.facility) and not is_cancelled
-        if is_wanted and gate(self.study, known, self.destination) is None:
-            assert missing_instances(self.study, known) == (), outcome
+        if is_wanted and gate(desired, known, self.destination) is None:
+            assert missing_instances(desired, known, self.destination) == (), outcome
             assert not self.in_status(*OPEN_STATUSES), outcome
 
 
@@ -819,7 +941,5 @@ def test_dropping_repeating_and_reordering_looks_ends_in_the_same_state(seed):
                 known = applied(known, decide(study, known))
         known = applied(known, decide(history[-1], known))
         (job,) = known.jobs
-        ends.append(
-            (job.content_digest, job.not_before, [i.instance_key for i in missing_instances(history[-1], known)])
-        )
+        ends.append((job.content_digest, job.not_before, missing(history[-1], known)))
     assert all(end == ends[0] for end in ends)
