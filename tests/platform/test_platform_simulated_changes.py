@@ -110,6 +110,34 @@ def test_a_whole_series_is_removed(simulator, read):
     assert keys(study.present_instances) == keys(study.instances) - set(removed)
 
 
+def test_what_was_moved_away_or_deleted_does_not_come_again_under_its_uids(simulator, read, platform):
+    for away in (
+        lambda: simulator.move_instances("1", "2", series=1),
+        lambda: simulator.remove_series("1", 1, hard=True),
+        lambda: None,
+    ):
+        simulator.add_late_series("1")
+        away()
+    uids = [i.sop_instance_uid for key in "12" for i in read(key).instances]
+    assert len(uids) == len(set(uids))
+    latest = read("1").instances[-1]
+    assert latest.sop_instance_uid not in {i.sop_instance_uid for i in read("2").instances}
+    assert latest.series_number == 1 + 3 * 900
+    deleted = read("2").study_instance_uid
+    simulator.remove_study("2", hard=True)
+    assert read(simulator.add_volume()).study_instance_uid != deleted
+
+
+def test_late_images_of_a_study_that_was_deleted_do_not_arrive(platform_dsn, tmp_path):
+    simulator = SimulatedPlatform(platform_dsn, tmp_path, slices=2, matrix=16)
+    simulator.install()
+    simulator.fill(20, exam_status="Inflight")
+    simulator.advance(exams=20)
+    for study_key in range(1, 21):
+        simulator.remove_study(str(study_key), hard=True)
+    assert simulator.advance() == []
+
+
 def test_a_study_is_removed_with_its_row_kept_or_gone(simulator, read, platform):
     simulator.remove_study("1", reason=RemovalReason.RETENTION_EXPIRED)
     assert read("1").present_instances == ()

@@ -34,10 +34,25 @@ def simulate() -> None:
     "--interval", "interval_s", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Seconds a step."
 )
 @click.option("--exams", type=click.IntRange(0), default=3, show_default=True, help="Exams that move on in a step.")
+@click.option(
+    "--changes",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="What befalls completed exams and patients in a step: deletions, splits, moves, corrections, merges.",
+)
 @click.option("--once", is_flag=True, help="Only fill the database, do not let exams move on.")
 @pass_site
 def platform(
-    site: Site, folder: Path, studies: int, seed: int, slices: int, interval_s: float, exams: int, once: bool
+    site: Site,
+    folder: Path,
+    studies: int,
+    seed: int,
+    slices: int,
+    interval_s: float,
+    exams: int,
+    changes: int,
+    once: bool,
 ) -> None:
     """Make the reference platform in the database of --platform-dsn, fill it, and let exams move on until Ctrl-C."""
     from archsync.simulate.platform import SimulatedPlatform, run_platform
@@ -51,7 +66,7 @@ def platform(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    run_platform(simulated, interval_s=interval_s, stop=stop, report=click.echo, exams=exams)
+    run_platform(simulated, interval_s=interval_s, stop=stop, report=click.echo, exams=exams, changes=changes)
 
 
 @simulate.command()

@@ -6,6 +6,7 @@ with the reader or the sender, so that they are tested against an independent id
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -106,7 +107,12 @@ class SimulatedPlatform(StudyChanges, PatientChanges):
     ) -> str:
         """Generate one more CT or MR study, the next of this seed, and return its key."""
         known = self._known_studies()
-        number = next(n for n in range(len(known), 2 * len(known) + 1) if self._volume_uid(n) not in known)
+        # Nor is a study that was deleted made again: its files stay.
+        number = next(
+            n
+            for n in itertools.count(len(known))
+            if self._volume_uid(n) not in known and not (self._folder / self._volume_uid(n)).exists()
+        )
         return self._add_volume(number, exam_status, facility_id=facility_id, priority=priority)
 
     def add_study(
@@ -178,7 +184,7 @@ class SimulatedPlatform(StudyChanges, PatientChanges):
             cursor = connection.execute(
                 "select s.study_instance_uid, s.accession_number, s.study_date, s.study_time, s.description,"
                 " p.patient_id, p.issuer_of_patient_id, p.name, p.birth_date, p.sex,"
-                " (select coalesce(max(series_number), 0) + 900 from pacs.instance i where i.study_key = s.study_key)"
+                " (select coalesce(max(series_number), 0) from pacs.instance i where i.study_key = s.study_key)"
                 " from pacs.study s join pacs.patient p using (patient_key) where s.study_key = %s",
                 [study_key],
             )
@@ -186,6 +192,10 @@ class SimulatedPlatform(StudyChanges, PatientChanges):
         if row is None:
             raise no_such("study", study_key)
         uid, accession, study_date, study_time, description, *demographics, series_number = row
+        # No UID comes twice, also after the series that had it was moved away or deleted: its files stay.
+        series_number += 900
+        while (self._folder / uid / f"{make_uid(make_uid(uid, series_number), 1)}.dcm").exists():
+            series_number += 900
         performed_at = datetime.combine(study_date or date(2026, 1, 5), study_time or time(12), UTC)
         study = VolumeStudy(uid, accession or "", performed_at, description or "", DemoPatient(*demographics))
         files = write_volume(
@@ -217,7 +227,10 @@ class SimulatedPlatform(StudyChanges, PatientChanges):
         studies are split, merged, moved, changed or put on hold, patients corrected or merged.
         """
         events = []
-        for study_key in self._late:
+        with self.transaction() as connection:
+            cursor = connection.execute("select study_key::text from pacs.study")
+            existing = {study_key for (study_key,) in cursor.fetchall()}
+        for study_key in filter(existing.__contains__, self._late):
             self.add_late_series(study_key)
             events.append(f"study {study_key}: late images arrived")
         self._late = []
