@@ -152,8 +152,9 @@ class Site:
         """SOP Instance UIDs the ledger claims of a study."""
         destination_id = destinations.get(self.ledger, destination).destination_id
         assert destination_id is not None
-        known = holdings.of_studies(self.ledger, destination_id, [study_key]).get(study_key, {})
-        return {instance.sop_instance_uid for instance in known.values()}
+        placed = holdings.placements(self.ledger, study_keys=[study_key], instance_keys=[])
+        known = holdings.held(self.ledger, [destination_id], {p.placement_id: p for p in placed})[destination_id]
+        return {h.placed.uids.sop_instance_uid for h in known.values() if h.is_stored and not h.is_hidden}
 
     def has_all(self, study_key: str) -> bool:
         """Tell whether archive, ledger and platform agree on a study."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from archsync.core.job import JobStatus, WaitReason
+from archsync.core.job import JobStatus, JobType, WaitReason
 from archsync.core.naming import DagKind
 from archsync.core.study import Priority
+from archsync.errors import PeerUnavailable
 from archsync.ledger import destinations, dispatching, jobs
 from archsync.ledger.jobs import JobFilter
-from archsync.services import dispatch
+from archsync.services import breaker, dispatch
 
 
 def test_a_destination_gets_its_quota_the_oldest_first(site):
@@ -89,6 +91,93 @@ def test_one_closed_destination_does_not_hold_the_others(site):
     site.plan()
 
     assert [site.job(n).destination for n in site.hand_out()] == ["open"]
+
+
+# -- kinds -------------------------------------------------------------------------------------------------------------
+
+
+def make_it(site, job_id: int, job_type: JobType, patient_key: str = "another") -> int:
+    """Have a job be one of another kind, for a patient of its own."""
+    site.ledger.execute(
+        "update job set job_type = %(type)s, patient_key = %(patient)s,"
+        " study_key = case when %(type)s <> 'adt' then study_key end where job_id = %(job_id)s",
+        {"type": job_type.value, "patient": patient_key, "job_id": job_id},
+    )
+    return job_id
+
+
+@pytest.fixture
+def one_of_each(site) -> dict[DagKind, int]:
+    """A due job of each kind at one archive, on different studies and patients."""
+    site.add_destination(concurrency=2, adt_concurrency=1)
+    for _ in DagKind:
+        site.add_study(1)
+    images, note, message = site.plan()
+    make_it(site, note, JobType.KOS, "p2")
+    make_it(site, message, JobType.ADT, "p3")
+    return {DagKind.ARCHIVE: images, DagKind.IOCM: note, DagKind.ADT: message}
+
+
+def hand_out(site, *, paused: DagKind | None = None, now: datetime | None = None) -> dict[DagKind, int]:
+    handed = dispatch.hand_out(
+        site.ledger, now=now or datetime.now(UTC), is_paused=lambda kind, destination: kind is paused
+    )
+    return {item.kind: item.job_id for item in handed}
+
+
+def test_each_kind_of_job_goes_to_its_own_dag(site, one_of_each):
+    assert hand_out(site) == one_of_each
+
+
+@pytest.mark.parametrize("paused", DagKind)
+def test_pausing_the_dag_of_one_kind_stops_no_other(site, one_of_each, paused):
+    handed = hand_out(site, paused=paused)
+
+    assert handed == {kind: job_id for kind, job_id in one_of_each.items() if kind is not paused}
+    assert explained(site)[one_of_each[paused]].wait_reason is WaitReason.SUSPENDED
+    assert not dispatching.work_is_waiting(site.ledger)
+
+
+def test_an_adt_receiver_that_is_down_stops_nothing_else(site, one_of_each):
+    (destination,) = destinations.all_destinations(site.ledger)
+    for _ in range(destination.breaker_threshold):
+        breaker.record_failure(site.ledger, destination, DagKind.ADT, PeerUnavailable("refused"), datetime.now(UTC))
+
+    assert set(hand_out(site)) == {DagKind.ARCHIVE, DagKind.IOCM}
+    assert explained(site)[one_of_each[DagKind.ADT]].wait_reason is WaitReason.DESTINATION_DOWN
+    assert site.run(one_of_each[DagKind.ARCHIVE]).status is JobStatus.SUCCEEDED
+
+
+def test_an_archive_that_is_down_stops_images_and_notes_as_one_incident_and_not_adt(site, one_of_each):
+    (destination,) = destinations.all_destinations(site.ledger)
+    for kind in (DagKind.ARCHIVE, DagKind.IOCM):
+        breaker.record_failure(site.ledger, destination, kind, PeerUnavailable("refused"), datetime.now(UTC))
+
+    assert destination.breaker_threshold == 2
+    assert set(hand_out(site)) == {DagKind.ADT}
+
+
+def test_a_closed_send_window_holds_images_and_notes_and_not_adt(site, one_of_each):
+    noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    (destination,) = destinations.all_destinations(site.ledger)
+    destinations.update(site.ledger, replace(destination, send_window="22:00-06:00", time_zone="UTC"))
+
+    assert set(hand_out(site, now=noon)) == {DagKind.ADT}
+    assert set(hand_out(site, now=noon + timedelta(hours=11))) == {DagKind.ARCHIVE, DagKind.IOCM}
+
+
+def test_an_urgent_note_lets_routine_images_wait_unless_its_dag_is_paused(site, one_of_each):
+    site.ledger.execute(
+        "update job set priority = %s where job_id = %s", [int(Priority.STAT), one_of_each[DagKind.IOCM]]
+    )
+
+    assert set(hand_out(site, paused=DagKind.IOCM)) == {DagKind.ARCHIVE, DagKind.ADT}
+    assert site.run(one_of_each[DagKind.ARCHIVE]).status is JobStatus.SUCCEEDED
+    site.add_study(1)
+    later = max(site.plan())
+    site.ledger.execute("update destination_health set is_suspended = false, look_again_at = now()")
+    assert hand_out(site) == {DagKind.IOCM: one_of_each[DagKind.IOCM]}, "the images come with the next call"
+    assert site.run(later, run_id="run2").code == "queue"
 
 
 def explained(site) -> dict[int, dispatch.ExplainedJob]:

@@ -9,7 +9,7 @@ import pytest
 from archsync.core.job import JobStatus, JobType, WaitReason
 from archsync.core.planning import Rule
 from archsync.core.study import Priority
-from archsync.ledger import destinations, jobs, plan_queue
+from archsync.ledger import destinations, jobs, plan_queue, planned_jobs
 from archsync.ledger.jobs import JobFilter
 from archsync.services import job_control, planner
 
@@ -59,7 +59,7 @@ def test_a_planner_that_dies_after_observing_loses_nothing(site, monkeypatch, wh
     planner.observe(site.platform, site.ledger)
     if where == "in mid-planning":
         with monkeypatch.context() as patch:
-            patch.setattr(jobs, "insert_queued", _die)
+            patch.setattr(planned_jobs, "insert_store", _die)
             with pytest.raises(SystemExit):
                 planner.plan_queued(site.platform, site.ledger, now=datetime.now(UTC))
     site.ledger.close()
@@ -131,7 +131,7 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(site):
 
     (planned,) = planner.dry_run(site.platform, site.ledger, [study_key], now=datetime.now(UTC))
 
-    assert (planned.plan.rule, planned.destination.name) == (Rule.DUE, "vna")
+    assert (planned.plan.store.rule, planned.destination.name) == (Rule.DUE, "vna")
     assert jobs.listing(site.ledger, JobFilter()) == []
     assert plan_queue.watermark(site.ledger) is None
 

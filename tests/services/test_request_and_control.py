@@ -6,10 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from archsync.core.job import JobStatus, JobType, WaitReason
-from archsync.core.planning import FAR_FUTURE
+from archsync.core.job import FAR_FUTURE, JobStatus, JobType, WaitReason
 from archsync.errors import ConfigurationError, InvalidInput
-from archsync.ledger import jobs, plan_queue
+from archsync.ledger import jobs, plan_queue, planned_jobs
 from archsync.services import job_control, planner
 from archsync.services.request import request_study
 from archsync.simulate.archive import ChosenStatus, Rudeness
@@ -113,15 +112,15 @@ def test_what_comes_late_to_a_requested_study_that_failed_is_requested_too(site)
 def test_a_planner_that_is_quicker_makes_the_job_that_is_asked_for(site, monkeypatch):
     site.add_destination()
     study_key = site.add_study()
-    insert = jobs.insert_queued
+    insert = planned_jobs.insert_store
 
     def be_overtaken(*args, **values):
-        monkeypatch.setattr(jobs, "insert_queued", insert)
+        monkeypatch.setattr(planned_jobs, "insert_store", insert)
         planner.observe(site.platform, site.ledger)
         planner.plan_queued(site.platform, site.ledger, now=now())
         return insert(*args, **values)
 
-    monkeypatch.setattr(jobs, "insert_queued", be_overtaken)
+    monkeypatch.setattr(planned_jobs, "insert_store", be_overtaken)
     job_id = ask(site, study_key)
 
     assert job_id is not None, "None would say that all is there"

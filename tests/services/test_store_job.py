@@ -13,10 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from archsync.core.job import JobStatus, JobType, WaitReason
+from archsync.core.job import FAR_FUTURE, JobStatus, JobType, WaitReason
 from archsync.core.naming import DagKind
-from archsync.core.planning import FAR_FUTURE
-from archsync.core.transfer import OutgoingInstance, StoreOutcome, StoreResult
 from archsync.errors import ArchsyncError, InvalidInput, LedgerUnavailable
 from archsync.ledger import destinations, holdings, jobs, plan_queue
 from archsync.ledger.database import Ledger
@@ -25,6 +23,8 @@ from archsync.services import archive as archive_service
 from archsync.services import job_control, planner
 from archsync.services.archive import run_store_job
 from archsync.services.attempt import Run
+from archsync.services.comparison import compare_one
+from archsync.services.placing import offer
 from archsync.simulate.archive import ChosenStatus, Rudeness
 
 
@@ -62,7 +62,7 @@ def test_a_due_study_is_sent_checked_and_recorded(site):
     destination_id = job.destination_id
     details = holdings.instances_of_study(site.ledger, destination_id, site.study_uid(study_key))
     assert all(d.verified_at is not None for d in details)
-    assert holdings.archived_studies(site.ledger, destination_id, [study_key]) == {study_key}
+    assert holdings.archived_studies(site.ledger, [destination_id], [study_key])
     (attempt,) = jobs.attempts(site.ledger, job_id)
     assert (attempt.outcome, attempt.instances_done, attempt.counted) == ("succeeded", 4, False)
     assert site.plan() == []
@@ -164,7 +164,7 @@ def test_the_instance_that_could_not_be_sent_leaves_the_platform_and_the_study_i
     assert site.plan() == []
 
     assert site.job(job_id).status is JobStatus.CANCELLED
-    assert holdings.archived_studies(site.ledger, site.job(job_id).destination_id, [study_key]) == {study_key}
+    assert holdings.archived_studies(site.ledger, [site.job(job_id).destination_id], [study_key])
 
 
 def test_a_busy_archive_is_tried_again_and_the_attempt_counts(site):
@@ -327,18 +327,13 @@ def test_an_instance_without_an_answer_is_sent_again_with_the_same_bytes(site):
 
 def test_what_the_archive_does_not_list_is_sent_again(site, verifies_quickly):
     study_key, job_id = site.planned(3, verification="c-find")
-    batch = site.platform.fetch_studies([study_key])
+    job = site.job(job_id)
+    destination = destinations.get_by_id(site.ledger, job.destination_id)
+    compared = compare_one(site.platform, site.ledger, study_key, destination)
+    desired, held = compared.desired, compared.held
     # An earlier attempt was told "stored" of two instances; the archive lost them since.
-    claimed = [
-        StoreOutcome(
-            OutgoingInstance(i.instance_key, i.sop_class_uid, i.sop_instance_uid, i.transfer_syntax_uid, i.location),
-            StoreResult.STORED,
-            status=0,
-        )
-        for i in batch.studies[0].present_instances[:2]
-    ]
-    destination_id = site.job(job_id).destination_id
-    holdings.StoredRecorder(site.ledger, destination_id, batch.studies[0]).record(claimed)
+    placed = offer(site.ledger, site.platform, desired, held, job.destination_id, desired.instances[:2])
+    holdings.record_stored(site.ledger, job.destination_id, [(p.placement_id, 0) for p in placed.values()])
 
     ended = site.run(job_id)
 
@@ -490,7 +485,6 @@ def test_an_image_that_cannot_be_read_is_named_and_the_rest_goes_on(site, damage
         ("location = replace(location, 'file:', 's3:')", "unknown-location-scheme"),
         ("sop_instance_uid = '1.2.3.4.5'", "uid-mismatch"),
         ("sop_class_uid = '1.2.840.10008.5.1.4.1.1.4'", "uid-mismatch"),
-        ("series_instance_uid = '1.2.3.4.5'", "uid-mismatch"),
     ],
 )
 def test_an_image_that_is_not_what_the_platform_says_is_named_and_the_rest_goes_on(site, change, code):
@@ -503,6 +497,17 @@ def test_an_image_that_is_not_what_the_platform_says_is_named_and_the_rest_goes_
     (failure,) = jobs.failures(site.ledger, job_id)
     assert failure.code == code
     assert len(site.archives[0].stored) == 2
+
+
+def test_an_image_whose_row_lies_in_another_series_goes_there(site):
+    study_key, job_id = site.planned(3)
+    key = site.dba("select instance_key from pacs.instance order by instance_key limit 1")[0][0]
+    site.dba("update pacs.instance set series_instance_uid = '1.2.3.4.5' where instance_key = %s", key)
+
+    assert site.run(job_id).status is JobStatus.SUCCEEDED
+    assert site.has_all(study_key)
+    series = [stored.series_instance_uid for stored in site.archives[0].stored.values()]
+    assert series.count("1.2.3.4.5") == 1
 
 
 # -- taken away, killed ------------------------------------------------------------------------------------------------

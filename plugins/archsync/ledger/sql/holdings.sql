@@ -1,17 +1,16 @@
 -- name: placements
 -- Every placement under some studies, and every placement of some instances.
 with wanted as (
-    select p.placement_id from placement p join placed_series s using (placed_series_id)
-    where s.study_key = any(%(study_keys)s)
+    select p.* from placed_series s join placement p using (placed_series_id) where s.study_key = any(%(study_keys)s)
     union
-    select p.placement_id from placement p where p.instance_key = any(%(instance_keys)s))
+    select p.* from placement p where p.instance_key = any(%(instance_keys)s))
 select p.placement_id, p.placement_no, p.instance_key, p.content_version, s.study_key, s.patient_key,
        s.study_instance_uid, s.series_instance_uid, p.sop_instance_uid,
        coalesce(s.source_series_instance_uid, s.series_instance_uid) as source_series_instance_uid,
        coalesce(p.source_sop_instance_uid, p.sop_instance_uid) as source_sop_instance_uid,
        s.sop_class_uid, p.placed_at, d.decision,
        exists (select from held_instance h where h.placement_id = p.placement_id and h.rejected_by is not null) as is_burnt
-from wanted join placement p using (placement_id) join placed_series s using (placed_series_id)
+from wanted p join placed_series s using (placed_series_id)
 left join dependant d using (placement_id)
 order by p.instance_key, p.placement_no;
 
