@@ -163,7 +163,7 @@ def test_evidence_names_the_same_images_as_the_content_however_a_series_is_split
 def test_evidence_follows_images_that_moved_before_they_were_sent_and_keep_their_uids(knows_where_from: bool) -> None:
     here = {n: InstanceUids(B, X, old(n).sop_instance_uid) for n in (1, 2)}
     uid_map = UidMap.of([(old(n) if knows_where_from else here[n], here[n]) for n in (1, 2)])
-    dataset = note(1, 2)
+    dataset = encoded(note(1, 2))
     own = InstanceUids(B, "1.2.2.8", dataset.SOPInstanceUID)
     report = rewrite_references(dataset, uid_map, own=own)
     assert filed(dataset.CurrentRequestedProcedureEvidenceSequence) == [
@@ -174,6 +174,15 @@ def test_evidence_follows_images_that_moved_before_they_were_sent_and_keep_their
     again = dataset.to_json()
     assert rewrite_references(dataset, uid_map, own=own).changed == 0
     assert dataset.to_json() == again
+
+
+def test_evidence_is_split_when_an_image_moved_that_keeps_its_uid() -> None:
+    uid_map = UidMap.of([(old(1), InstanceUids(B, Y, old(1).sop_instance_uid)), (old(2), old(2))])
+    dataset = encoded(note(1, 2))
+    rewrite_references(dataset, uid_map)
+    assert filed(dataset.CurrentRequestedProcedureEvidenceSequence) == [
+        (B, Y, [old(1).sop_instance_uid]), (A, X, [old(2).sop_instance_uid]),
+    ]  # fmt: skip
 
 
 # -- kinds of objects ------------------------------------------------------------------------------------------------

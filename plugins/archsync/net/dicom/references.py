@@ -67,9 +67,9 @@ def rewrite_references(dataset: Dataset, uid_map: UidMap, *, own: InstanceUids |
     """
     own = own or uid_map.find_instance(_text(dataset, _SOP_INSTANCE))
     old_study = _text(dataset, _STUDY)
-    # The map may give only where the others lie now, not that they were in this study and series before.
-    kept = {own.study_instance_uid, own.series_instance_uid, ""} if own else {old_study, _text(dataset, _SERIES)}
-    rewriter = _Rewriter(uid_map, frozenset({old_study, _text(dataset, _SERIES)} - kept))
+    # Others of its study moved with it, and the map may say of them only where they lie now.
+    is_moved = own is not None and own.study_instance_uid != old_study
+    rewriter = _Rewriter(uid_map, is_moved=is_moved)
     homes = rewriter.rewrite_children(dataset, "")
     rewriter.rewrite_values(dataset, "", skip={_SOP_INSTANCE, _STUDY, _SERIES})
     if own is not None:
@@ -111,9 +111,9 @@ _Placed = tuple[Dataset, InstanceUids | None]
 
 
 class _Rewriter:
-    def __init__(self, uid_map: UidMap, left: frozenset[str]) -> None:
+    def __init__(self, uid_map: UidMap, *, is_moved: bool) -> None:
         self._map = uid_map
-        self._left = left
+        self._is_moved = is_moved
         self._study_of = {new.series_instance_uid: new.study_instance_uid for _, new in uid_map.pairs}
         self.report = RewriteReport()
 
@@ -151,8 +151,9 @@ class _Rewriter:
             if element.VR == "UI":
                 self._replace(element)
             elif tag == _RETRIEVE_URL:
-                del dataset[raw.tag]
-                self.report.changed += 1
+                if self._holds(element, self._map.concerns):
+                    del dataset[raw.tag]
+                    self.report.changed += 1
             elif (new := self._whole_uid(element)) is not None:
                 element.value = new
                 self.report.changed += 1
@@ -163,7 +164,10 @@ class _Rewriter:
         """False when nothing in an element can have to change; saves parsing sequences, which is the costly part."""
         if element.VR == "SQ" and not isinstance(element, RawDataElement):
             return True
-        return self._holds(element, lambda uid: self._map.concerns(uid) or uid in self._left)
+        return self._holds(element, self._concerns)
+
+    def _concerns(self, uid: str) -> bool:
+        return self._map.concerns(uid) or (self._is_moved and self._map.find_instance(uid) is not None)
 
     @staticmethod
     def _holds(element: DataElement | RawDataElement, is_wanted: Callable[[str], bool]) -> bool:
