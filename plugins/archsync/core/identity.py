@@ -134,14 +134,15 @@ def _plan_one(
     same = [j for j in known if j.adt_change is change and j.prior_patient_key == prior_key]
     if any(not j.status.is_done and j.status is not JobStatus.FAILED for j in same):
         return None  # it finds what to say when it runs, and the patient is looked at again when it ended
-    if any(j.content_digest == digest for j in same):
+    rule = _rule_against(change, old, patient, destination)
+    if any(j.content_digest == digest and (rule or j.status is not JobStatus.SUPPRESSED) for j in same):
         return None  # failed, cancelled or suppressed, for this very difference
     return AdtWork(
         change,
         patient.patient_key,
         prior_key,
         digest,
-        suppressed=_rule_against(change, old, patient, destination),
+        suppressed=rule,
         supersedes=tuple(j.job_id for j in same if j.status is JobStatus.FAILED),
     )
 

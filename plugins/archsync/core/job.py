@@ -19,7 +19,6 @@ from enum import StrEnum
 
 from archsync.core.study import Priority
 
-
 #: "Not before" this moment means: until planning says otherwise (the study is on hold, or its exam was reopened).
 FAR_FUTURE = datetime(9999, 1, 1, tzinfo=UTC)
 

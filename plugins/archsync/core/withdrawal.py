@@ -184,23 +184,21 @@ def plan_withdrawal(desired: Desired, held: Held, destination: Destination, *, o
     new_suppressed = tuple(s for s in suppressed if s[1] not in known)
 
     jobs = held.note_jobs
-    is_open = any(
-        h.rejected_by is not None and not h.is_hidden
-        for h in held.instances.values()
-        if h.placed.study_key == desired.study.study_key
-    )
-    at_rest = tuple(j.job_id for j in jobs if j.status in _AT_REST)
-    if not to_send:
-        why = "a rejection note is under way" if is_open else "nothing is to be withdrawn"
-        return WithdrawalPlan(why, leftovers, suppressed=new_suppressed, closes=() if is_open else at_rest)
-    work = _note_work(to_send, desired, destination, observed_at)
+    under_way = [
+        h
+        for _, h in sorted(held.instances.items())
+        if h.placed.study_key == desired.study.study_key and h.rejected_by is not None and not h.is_hidden
+    ]
+    if not to_send and not under_way:
+        at_rest = tuple(j.job_id for j in jobs if j.status in _AT_REST)
+        return WithdrawalPlan("nothing is to be withdrawn", leftovers, suppressed=new_suppressed, closes=at_rest)
+    work = _note_work(to_send, under_way, desired, destination, observed_at)
     queued = next((j for j in reversed(jobs) if not j.status.is_done and j.status is not JobStatus.FAILED), None)
     if queued is not None:
-        refresh = None if queued.status not in _QUEUED or _same_gate(queued, work) else (queued.job_id, work)
         return WithdrawalPlan(
             f"job {queued.job_id} ({queued.status.value}) covers it",
             leftovers,
-            refresh=refresh,
+            refresh=None if queued.status not in _QUEUED or _same_gate(queued, work) else (queued.job_id, work),
             suppressed=new_suppressed,
         )
     for job in jobs:
@@ -210,7 +208,7 @@ def plan_withdrawal(desired: Desired, held: Held, destination: Destination, *, o
                 why = f"job {job.job_id} was cancelled; retry it to withdraw after all"
             return WithdrawalPlan(why, leftovers, suppressed=new_suppressed)
     return WithdrawalPlan(
-        f"{len(to_send)} instances are to be withdrawn",
+        f"{work.instances} instances are to be withdrawn",
         leftovers,
         new_job=work,
         suppressed=new_suppressed,
@@ -262,7 +260,10 @@ def _removed_unsent(desired: Desired, held: Held) -> tuple[Suppressed, str, int]
     return rule, _hash([rule.code, *sorted(removed)]), len(removed)
 
 
-def _note_work(to_send: list[Leftover], desired: Desired, destination: Destination, now: datetime) -> NoteWork:
+def _note_work(
+    to_send: list[Leftover], under_way: list[HeldInstance], desired: Desired, destination: Destination, now: datetime
+) -> NoteWork:
+    """The job that withdraws what is left over, and delivers the notes that were built and have not arrived."""
     study = desired.study
     is_urgent = any(item.note_first for item in to_send)
     waits_for = frozenset(s.study.study_key for item in to_send for s in item.missing if not item.note_first)
@@ -279,8 +280,8 @@ def _note_work(to_send: list[Leftover], desired: Desired, destination: Destinati
         not_before, reason = now + timedelta(seconds=destination.settle_s), WaitReason.SETTLING
     return NoteWork(
         priority=study.priority,
-        content_digest=_digest(to_send, "note"),
-        instances=len(to_send),
+        content_digest=_digest(to_send, "note", *(f"{h.placed.placement_id}:0" for h in under_way)),
+        instances=len(to_send) + len(under_way),
         not_before=not_before,
         wait_reason=reason,
         # What goes first is not kept back by what goes later.
@@ -293,10 +294,10 @@ def _same_gate(job: KnownJob, work: NoteWork) -> bool:
     return (job.not_before == FAR_FUTURE) == (work.not_before == FAR_FUTURE)
 
 
-def _digest(leftovers: Iterable[Leftover], kind: str) -> str:
+def _digest(leftovers: Iterable[Leftover], kind: str, *others: str) -> str:
     """Tells apart what is to be withdrawn, and what it still waits for."""
     parts = [f"{item.held.placed.placement_id}:{len(item.missing)}" for item in leftovers]
-    return _hash([kind, *sorted(parts)])
+    return _hash([kind, *sorted([*parts, *others])])
 
 
 def _hash(parts: Iterable[str]) -> str:
