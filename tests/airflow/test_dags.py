@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
+from archsync.airflow_glue import dags
 from archsync.core.destination import Destination
+from archsync.core.naming import DagKind, dag_id, parse_dag_id
 from archsync.core.study import ExamStatus
 from archsync.ledger import destinations
 from archsync.ledger.database import Ledger
+from archsync.operators.archive_study import ArchiveStudyOperator
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,6 +75,28 @@ def test_a_destinations_dag_carries_its_pool_queue_tags_and_settings(two_destina
     assert {"destination:vna2", "group:region", "archive"} <= remote.tags
     assert "Inflight" in remote.doc_md
     assert remote.get_task("archive").retry_policy is not None
+
+
+def test_each_kind_of_job_has_a_dag_and_adt_only_where_it_is_taken(
+    two_destinations: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = {DagKind.ARCHIVE: dags._archive_doc, DagKind.IOCM: dags._iocm_doc, DagKind.ADT: dags._adt_doc}
+    tasks = {kind: dags._JobTask("send", ArchiveStudyOperator, kind.value, doc) for kind, doc in docs.items()}
+    monkeypatch.setattr(dags, "_JOB_TASKS", tasks)
+    with Ledger(two_destinations) as ledger:
+        taken = replace(destinations.get(ledger, "vna2"), adt_host="adt.example", adt_receiving_application="MPI")
+        destinations.update(ledger, taken)
+
+    built = dags.build_dags()
+
+    ours = {parsed for name in built if (parsed := parse_dag_id(name))}
+    assert ours == {*((kind, "vna2") for kind in DagKind), (DagKind.ARCHIVE, "vna1"), (DagKind.IOCM, "vna1")}
+    pools = {kind: built[dag_id(kind, "vna2")].get_task("send").pool for kind in DagKind}
+    assert pools == {
+        DagKind.ARCHIVE: "archsync_vna2", DagKind.IOCM: "archsync_vna2", DagKind.ADT: "archsync_vna2-adt",
+    }  # fmt: skip
+    assert "`MPI` at `adt.example:2575`" in built["archsync_adt__vna2"].doc_md
+    assert {"iocm", "destination:vna2", "group:region"} <= built["archsync_iocm__vna2"].tags
 
 
 def test_a_ledger_that_is_away_changes_no_dag(

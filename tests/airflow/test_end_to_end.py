@@ -53,8 +53,8 @@ def test_a_completed_exam_arrives_at_the_archive_and_is_checked_there(stack) -> 
         assert (job.job_type.value, job.instances_done, job.instances_total) == ("archive", len(wanted), len(wanted))
         with stack.ledger() as ledger:
             held = ledger.fetch_all(
-                "select i.sop_instance_uid, i.verified_at from held_instance i join held_series s"
-                " using (destination_id, held_series_id) where s.study_key = %s", [study])  # fmt: skip
+                "select p.sop_instance_uid, i.verified_at from held_instance i join placement p using (placement_id)"
+                " join placed_series s using (placed_series_id) where s.study_key = %s", [study])  # fmt: skip
         assert {row["sop_instance_uid"] for row in held} == wanted
         assert all(row["verified_at"] for row in held)
     print("\nstatus committed → first instance stored: " + ", ".join(f"{s:.2f} s" for s in latencies))
@@ -122,8 +122,9 @@ def test_a_killed_task_is_retried_and_sends_only_what_was_not_acknowledged(stack
         found = stack.jobs_of(study, "vna1")
         return bool(found) and found[-1].status is JobStatus.RUNNING and found[-1].instances_done >= 2
 
+    task = stack.task_process("archsync_archive__vna1")
     stack.wait_for(committed, 60, lambda: str(stack.jobs_of(study, "vna1")))
-    stack.task_process("archsync_archive__vna1").kill()
+    task.kill()
     stack.archives["vna1"].behave(None)
     stack.wait_for_job(study, "vna1", SUCCEEDED, timeout_s=150)
     assert wanted <= stored(stack)
@@ -190,14 +191,21 @@ def test_work_goes_on_after_a_component_was_killed(stack, component: str) -> Non
 
 
 def test_a_killed_dispatcher_task_loses_nothing(stack) -> None:
-    study = stack.platform.add_volume(exam_status=ExamStatus.COMPLETED)
-    stack.task_process("archsync_dispatch").kill()
+    with psycopg.connect(stack.installation.ledger_dsn) as holder:
+        # The dispatcher has seen the study and is about to note it: here it stands still until it is killed.
+        holder.execute("lock table study_queue in exclusive mode")
+        study = stack.platform.add_volume(exam_status=ExamStatus.COMPLETED)
+        task = stack.task_process("archsync_dispatch")
+        held_up = "select 1 from pg_locks where relation = 'study_queue'::regclass and not granted"
+        stack.wait_for(lambda: holder.execute(held_up).fetchone(), 60, lambda: "the dispatcher is not held up")
+        task.kill()
+        task.wait(timeout=30)
     stack.wait_for_job(study, "vna1", SUCCEEDED, timeout_s=200)
 
 
 def test_a_restart_of_postgresql_in_mid_run_loses_nothing(stack) -> None:
     study = stack.platform.add_volume(exam_status=ExamStatus.PENDING)
-    stack.archives["vna1"].behave(Rudeness(store_delay_s=0.5))
+    stack.archives["vna1"].behave(Rudeness(store_delay_s=2.0))
     stack.platform.set_status(study, ExamStatus.COMPLETED)
     stack.wait_for_job(study, "vna1", JobStatus.RUNNING)
     stack.installation.postgres.restart()

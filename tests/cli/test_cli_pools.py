@@ -28,6 +28,15 @@ def test_making_a_destination_makes_its_pool_and_a_change_of_concurrency_changes
     assert slots("archsync_pool_a") == (3, False)
     run("destination", "set", "pool_a", "concurrency=5", **with_airflow)
     assert slots("archsync_pool_a") == (5, False)
+    assert slots("archsync_pool_a-adt") is None
+
+
+def test_a_destination_that_takes_adt_messages_has_a_pool_for_them(run, with_airflow) -> None:
+    run("destination", "create", "pool_e", *REACHED, "--concurrency", "3")
+    run("destination", "set", "pool_e", "adt_host=h", "adt_receiving_application=MPI", "adt_concurrency=4")
+    assert run("pools", "sync", **with_airflow).stdout == "2 pools in step.\n"
+    assert slots("archsync_pool_e") == (3, False)
+    assert slots("archsync_pool_e-adt") == (4, False)
 
 
 def test_applying_a_configuration_file_makes_pools(run, with_airflow, tmp_path) -> None:

@@ -63,6 +63,63 @@ def test_a_due_job_is_work_unless_something_closes_its_destination(ledger, desti
     assert dispatching.work_is_waiting(ledger) is is_work
 
 
+DOWN = "update destination_health set down_since = now(), probe_at = 'infinity'"
+
+
+@pytest.mark.parametrize(
+    ("job_type", "change", "is_work"),
+    [
+        ("kos", "update destination_health set look_again_at = now() + interval '1 hour' where kind = 'iocm'", False),
+        ("kos", "update destination_health set look_again_at = now() + interval '1 hour' where kind <> 'iocm'", True),
+        # One DICOM peer, one circuit breaker: that of the row of kind archive.
+        (
+            "kos",
+            "update destination_health set down_since = now(), probe_at = 'infinity' where kind = 'archive'",
+            False,
+        ),
+        ("kos", f"{DOWN} where kind = 'adt'", True),
+        ("adt", f"{DOWN} where kind = 'adt'", False),
+        ("adt", f"{DOWN} where kind = 'archive'", True),
+        # It has no run: its steps have.
+        ("iocm", "", False),
+    ],
+)
+def test_what_closes_one_kind_of_job_leaves_the_others_open(ledger, add_job, sql, job_type, change, is_work):
+    sql("update job set job_type = %s where job_id = %s", job_type, add_job())
+    if change:
+        sql(change)
+
+    assert dispatching.work_is_waiting(ledger) is is_work
+
+
+def test_a_full_quota_of_images_does_not_hold_up_notes_as_urgent_but_less_urgent_ones(
+    ledger, destination, add_job, make_study, sql
+):
+    for n in range(destination.concurrency * 4):
+        sql("update job set status = 'ready', dispatched_at = now() where job_id = %s", add_job(make_study(f"s{n}")))
+    note = add_job(make_study("s50"))
+    sql("update job set job_type = 'kos' where job_id = %s", note)
+    assert dispatching.work_is_waiting(ledger)
+
+    add_job(make_study("s51"), priority=Priority.STAT)
+    for n in range(52, 52 + destination.concurrency * 4):
+        stat = add_job(make_study(f"s{n}"), priority=Priority.STAT)
+        sql("update job set status = 'ready', dispatched_at = now() where job_id = %s", stat)
+    assert not dispatching.work_is_waiting(ledger)
+
+
+def test_an_iocm_job_never_counts_as_due_or_lost(ledger, destination, add_job, sql):
+    job_id = add_job(not_before=datetime.now(UTC) + timedelta(hours=1))
+    sql("update job set job_type = 'iocm' where job_id = %s", job_id)
+    assert dispatching.next_wake(ledger) is None
+    sql("update job set not_before = now()")
+    assert dispatching.most_urgent_due(ledger) == {}
+    for kind in DagKind:
+        assert dispatching.claim_due(ledger, destination.destination_id, kind, Priority.ROUTINE, 9) == []
+    sql("update job set status = 'retrying', updated_at = now() - interval '1 day'")
+    assert dispatching.overdue_in_hand(ledger) == []
+
+
 def test_a_job_behind_another_in_its_lane_is_no_work(ledger, add_job, sql):
     sql("update job set status = 'failed' where job_id = %s", add_job())
     add_job(job_type=JobType.DICOM)
