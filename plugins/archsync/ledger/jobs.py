@@ -263,6 +263,11 @@ def move(
     return moved == 1
 
 
+def steps(ledger: Ledger, job_id: int) -> list[Job]:
+    """The steps of an iocm job, in their order; none for other jobs."""
+    return [from_row(row) for row in ledger.fetch_all(SQL["steps"], {"job_id": job_id})]
+
+
 def listing(ledger: Ledger, wanted: JobFilter) -> list[ListedJob]:
     """Jobs that match, newest first, each with what blocks it."""
     rows = ledger.fetch_all(

@@ -11,13 +11,20 @@ from archsync.ledger.database import Ledger
 
 
 def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
-    """Have a failed, retrying, cancelled or suppressed job start afresh, its attempts counted from zero.
+    """Have a failed, retrying or cancelled job start afresh, its attempts counted from zero; of a change, its steps.
 
     Raises:
-        InvalidInput: the job succeeded, it runs or is queued already, or a later job has taken its work over.
+        InvalidInput: the job succeeded, it runs or is queued already, a rule keeps it back, or a later job has taken
+            its work over.
     """
     with ledger.transaction():
         job = jobs.get(ledger, job_id, lock=True)
+        if job.status is JobStatus.SUPPRESSED:
+            raise InvalidInput(
+                f"job {job_id} is suppressed: {job.reason}",
+                code="not-retryable",
+                next_step="Change the destination's setting that keeps it back; it is planned again by itself.",
+            )
         if job.status in (JobStatus.WAITING, JobStatus.READY, JobStatus.RUNNING, JobStatus.SUCCEEDED):
             raise InvalidInput(
                 f"job {job_id} is {job.status.value}; only failed, retrying, cancelled or suppressed jobs are retried",
@@ -30,19 +37,29 @@ def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
                 code="not-retryable",
                 next_step=f"Retry job {heir} if it failed; it sends all that is missing of the study.",
             )
-        jobs.move(
-            ledger,
-            job_id,
-            JobStatus.WAITING,
-            wait_reason=WaitReason.QUEUE,
-            not_before=now,
-            reason_code=job.reason_code,
-            reason=job.reason,
-            reset_attempts=True,
-            decided_by=actor,
-        )
+        for step in _steps_to_retry(ledger, job):
+            jobs.move(
+                ledger,
+                step.job_id,
+                JobStatus.WAITING,
+                wait_reason=WaitReason.QUEUE,
+                not_before=now,
+                reason_code=step.reason_code,
+                reason=step.reason,
+                reset_attempts=True,
+                decided_by=actor,
+            )
         destinations.audit(ledger, actor=actor, action="job.retry", subject=f"job {job_id}")
     return jobs.get(ledger, job_id)
+
+
+def _steps_to_retry(ledger: Ledger, job: Job) -> list[Job]:
+    """The job itself; of a change, its failed steps, or if none failed those that retry or were cancelled."""
+    if job.job_type is not JobType.IOCM:
+        return [job]
+    steps = jobs.steps(ledger, job.job_id)
+    failed = [step for step in steps if step.status is JobStatus.FAILED]
+    return failed or [step for step in steps if step.status in (JobStatus.RETRYING, JobStatus.CANCELLED)]
 
 
 def _heir(ledger: Ledger, job: Job) -> int | None:
@@ -64,6 +81,8 @@ def _heir(ledger: Ledger, job: Job) -> int | None:
 def cancel(ledger: Ledger, job_id: int, *, actor: str, reason: str) -> Job:
     """End a job that is not done; a running attempt stops at its next instance.
 
+    Of a change, the rejection notes are cancelled; what it has to store belongs to the archive and goes on.
+
     Raises:
         InvalidInput: the job is done already.
     """
@@ -73,14 +92,17 @@ def cancel(ledger: Ledger, job_id: int, *, actor: str, reason: str) -> Job:
             raise InvalidInput(
                 f"job {job_id} is {job.status.value} already", code="not-cancellable", next_step="Nothing to do."
             )
-        jobs.move(
-            ledger,
-            job_id,
-            JobStatus.CANCELLED,
-            reason_code="cancelled",
-            reason=f"Cancelled: {reason}",
-            decided_by=actor,
-        )
+        is_change = job.job_type is JobType.IOCM
+        steps = [s for s in jobs.steps(ledger, job_id) if s.job_type is JobType.KOS] if is_change else [job]
+        for step in steps:
+            jobs.move(
+                ledger,
+                step.job_id,
+                JobStatus.CANCELLED,
+                reason_code="cancelled",
+                reason=f"Cancelled: {reason}",
+                decided_by=actor,
+            )
         destinations.audit(ledger, actor=actor, action="job.cancel", subject=f"job {job_id}", detail=reason)
     return jobs.get(ledger, job_id)
 

@@ -31,6 +31,11 @@ select job_id from job where run_id = %(run_id)s and dag_id = %(dag_id)s order b
 -- One job with its destination's name.
 select j.*, d.name as destination from job j join destination d using (destination_id) where j.job_id = %(job_id)s;
 
+-- name: steps
+-- The steps of a change, in their order.
+select j.*, d.name as destination from job j join destination d using (destination_id)
+where j.parent_job_id = %(job_id)s order by j.job_id;
+
 -- name: lock
 -- One job with its destination's name, locked until the transaction ends.
 select j.*, d.name as destination from job j join destination d using (destination_id)

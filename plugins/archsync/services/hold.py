@@ -1,0 +1,57 @@
+"""Holding studies back: what an administrator may do beside the platform's own flag."""
+
+from __future__ import annotations
+
+from archsync.errors import InvalidInput
+from archsync.ledger import destinations, holds, plan_queue
+from archsync.ledger.database import Ledger
+from archsync.ledger.holds import StudyHold
+from archsync.platformdb.reader import Platform
+
+
+def add(platform: Platform, ledger: Ledger, *, study_instance_uid: str, actor: str, reason: str) -> bool:
+    """Hold a study back everywhere: what runs ends its attempt, all else waits; False: it is held already.
+
+    Raises:
+        InvalidInput: the platform has no such study, or several.
+    """
+    study_key = _study_key(platform, study_instance_uid)
+    with ledger.transaction():
+        is_new = holds.add(
+            ledger, study_key=study_key, study_instance_uid=study_instance_uid, held_by=actor, reason=reason
+        )
+        if is_new:
+            destinations.audit(
+                ledger, actor=actor, action="hold.add", subject=f"study {study_instance_uid}", detail=reason
+            )
+            plan_queue.queue(ledger, [study_key])
+    return is_new
+
+
+def remove(ledger: Ledger, *, study_instance_uid: str, actor: str) -> bool:
+    """Release a study: its changes, which queued meanwhile, go on; False: nobody held it.
+
+    The platform's own flag may hold it still.
+    """
+    with ledger.transaction():
+        held = [h for h in holds.listing(ledger) if h.study_instance_uid == study_instance_uid]
+        for hold in held:
+            holds.remove(ledger, hold.study_key)
+            destinations.audit(ledger, actor=actor, action="hold.remove", subject=f"study {study_instance_uid}")
+        plan_queue.queue(ledger, [hold.study_key for hold in held])
+    return bool(held)
+
+
+def listing(ledger: Ledger) -> list[StudyHold]:
+    """The studies that administrators hold back, newest first."""
+    return holds.listing(ledger)
+
+
+def _study_key(platform: Platform, study_instance_uid: str) -> str:
+    found = platform.find_study_keys(study_instance_uid=study_instance_uid)
+    if len(found) != 1:
+        what = "no study" if not found else f"{len(found)} studies"
+        raise InvalidInput(
+            f"the platform has {what} with Study Instance UID {study_instance_uid}", code="unknown-study"
+        )
+    return found[0]
