@@ -149,6 +149,16 @@ def test_the_dicom_hook_echoes_and_says_why_it_cannot(site: Site, monkeypatch: p
     assert DicomHook("none_such").test_connection()[0] is False
 
 
+def test_the_dicom_hook_reads_statuses_by_the_profile_of_its_connection(
+    monkeypatch: pytest.MonkeyPatch, airflow_db
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ARC", "dicom://localhost:104/?called_ae_title=A&profile=orthanc")
+    assert DicomHook("arc").get_conn().profile is ArchiveProfile.ORTHANC
+    monkeypatch.setenv("AIRFLOW_CONN_ARC", "dicom://localhost:104/?called_ae_title=A&profile=other")
+    with pytest.raises(ConfigurationError, match="profile: must be one of generic, dcm4chee, orthanc"):
+        DicomHook("arc").get_conn()
+
+
 def test_the_mllp_hook_says_when_nobody_listens(monkeypatch: pytest.MonkeyPatch, airflow_db) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_HL7", "mllp://127.0.0.1:1")
     worked, why = MllpHook("hl7").test_connection()

@@ -247,20 +247,21 @@ def test_a_file_that_is_missing_or_not_text_is_refused_in_one_line(run, tmp_path
     assert "not UTF-8 text" in run("config", "plan", str(tmp_path / "latin.yaml"), status=2).stderr
 
 
-def test_the_identity_of_a_destination_that_holds_studies_needs_override(run, write, problems, ledger, pacs) -> None:
+def test_the_identity_of_a_destination_that_holds_studies_needs_override(
+    run, write, problems, ledger, pacs, audit
+) -> None:
     run("config", "apply", write(FILE), "--yes")
     held = store.get(ledger, "vna1")
-    ledger.execute(
-        "insert into held_instance (destination_id, content_version, held_series_id, stored_at, store_status,"
-        " instance_key, sop_instance_uid) values (%s, 1, 1, now(), 0, '1', '1.2.3')",
-        [held.destination_id],
-    )
+    ledger.execute("insert into held_instance (destination_id, placement_id) values (%s, 1)", [held.destination_id])
     moved = FILE.replace("host: vna1.example", "host: new.example")
     ((line, message),) = problems(moved)
     assert line == 8
-    assert message.endswith("; --override allows it")
-    run("config", "apply", write(moved), "--yes", "--override")
+    assert message.endswith("; --override-lock REASON allows it")
+    assert "host: vna1.example → new.example" in run("config", "plan", write(moved), "--override-lock", "moved").stdout
+    run("config", "apply", write(moved), "--yes", "--override-lock", "moved to the new site")
     assert store.get(ledger, "vna1").host == "new.example"
+    assert audit()[-1][1] == "destination.override"
+    assert audit()[-1][3].endswith("; lock overridden: moved to the new site")
 
 
 def test_an_unchanged_scope_needs_no_platform(run, write, pacs) -> None:

@@ -16,6 +16,7 @@ from archsync.ledger import destinations as store
 from archsync.ledger import plan_queue
 from archsync.ledger.database import Ledger
 from archsync.services import destinations
+from archsync.simulate.adt_receiver import SimulatedAdtReceiver
 from archsync.simulate.archive import Rudeness, SimulatedArchive
 
 REACHED = ("--ae-title", "VNA1", "--host", "vna1.example", "--port", "11112")
@@ -28,10 +29,9 @@ def vna1(run, ledger) -> Destination:
 
 
 def holds_something(ledger, destination: Destination) -> None:
+    """The archive was offered an instance and may have it: it did not answer."""
     ledger.execute(
-        "insert into held_instance (destination_id, content_version, held_series_id, stored_at, store_status,"
-        " instance_key, sop_instance_uid) values (%s, 1, 1, now(), 0, '1', '1.2.3')",
-        [destination.destination_id],
+        "insert into held_instance (destination_id, placement_id) values (%s, 1)", [destination.destination_id]
     )
 
 
@@ -68,8 +68,43 @@ def test_a_destination_is_made_with_every_option(run, ledger, pacs) -> None:
         "tls_ca_file": "/ca.pem",
         "tls_certificate_file": "/cert.pem",
         "tls_private_key_file": "/key.pem",
+        "profile": "dcm4chee",
+        "supports_iocm": "false",
+        "without_iocm": "operator",
+        "rejection_titles": "retention_expired=113039",
+        "quality_modifier": "motion_blur",
+        "note_order": "wrong_patient_first",
+        "max_note_references": "100",
+        "adt_host": "adt.example",
+        "adt_port": "2576",
+        "adt_concurrency": "3",
+        "adt_connect_timeout_s": "1",
+        "adt_idle_close_s": "2",
+        "adt_tls_ca_file": "/ca.pem",
+        "adt_tls_certificate_file": "/cert.pem",
+        "adt_tls_private_key_file": "/key.pem",
+        "adt_receiving_application": "VNA",
+        "adt_receiving_facility": "SITE",
+        "adt_sending_application": "US",
+        "adt_sending_facility": "HERE",
+        "adt_version": "2.3.1",
+        "adt_character_set": "8859/1",
+        "adt_update_trigger": "A31",
+        "adt_merge_trigger": "A47",
+        "adt_processing_id": "T",
+        "adt_patient_class": "O",
+        "adt_identifier_type": "PI",
+        "adt_ack_timeout_s": "5",
+        "adt_ack_overrides": "AE=busy,204=accepted",
     }
-    flags = {"enabled": False, "tls": True, "tls_check_hostname": False}
+    flags = {
+        "enabled": False,
+        "tls": True,
+        "tls_check_hostname": False,
+        "adt_tls": True,
+        "adt_tls_check_hostname": False,
+        "adt_wants_commit_ack": True,
+    }
     assert {"name", *values, *flags} == set(setting_fields(Destination))
     arguments = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
     arguments += [f"--{'' if on else 'no-'}{name.replace('_', '-')}" for name, on in flags.items()]
@@ -114,6 +149,10 @@ def test_a_bad_setting_is_refused_with_its_name_and_reason(run, ledger, pacs, au
         ("--settle-s 900", "settle_max_s: must not be shorter than settle_s"),
         ("--tls-certificate-file c.pem", "tls_certificate_file and tls_private_key_file: give both or neither"),
         ("--time-zone Europe/Atlantis", "time_zone: is not a known time zone"),
+        ("--rejection-titles quality=1", "rejection_titles: 'quality=1' must be one of quality, "),
+        ("--quality-modifier 113001", "quality_modifier: must be one of "),
+        ("--adt-host h", "adt_receiving_application: needed where adt_host is given"),
+        ("--adt-ack-overrides AE=maybe", "adt_ack_overrides: 'AE=maybe' is not such as AE=busy"),
     ):
         result = run("destination", "create", "vna1", *REACHED, *arguments.split(), status=2)
         assert message in result.stderr
@@ -166,8 +205,9 @@ def test_the_list_as_json_has_every_setting_and_the_health(run_json, vna1) -> No
 def test_show_marks_what_differs_from_the_default(run, run_json, vna1) -> None:
     run("destination", "set", "vna1", "retry_delay_s=5")
     output = run("destination", "show", "vna1").stdout
-    assert "\nretry_delay_s         5 s           *  Wait before the second attempt.\n" in output
-    assert "\nmax_attempts          8                Attempts that reach" in output
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    assert "retry_delay_s 5 s * Wait before the second attempt." in lines
+    assert any(line.startswith("max_attempts 8 Attempts that reach") for line in lines)
     assert run_json("destination", "show", "vna1")["retry_delay_s"] == 5.0
 
 
@@ -277,12 +317,147 @@ def test_a_destination_that_holds_studies_keeps_its_identity_unless_overridden(
     holds_something(ledger, held)
     result = run("destination", "set", "vna1", change, status=2)
     assert "vna1 holds studies" in result.stderr
-    assert "--override" in result.stderr
+    assert "--override-lock REASON" in result.stderr
     assert store.get(ledger, "vna1") == held
-    run("destination", "set", "vna1", "port=105")
-    run("destination", "set", "vna1", change, "--override")
+    run("destination", "set", "vna1", change, "--override-lock", " ", status=2)
+    assert store.get(ledger, "vna1") == held
+    run("destination", "set", "vna1", change, "--override-lock", "new hardware, same archive")
     assert store.get(ledger, "vna1") != held
-    assert audit()[-1][1] == "destination.override"
+    _, action, subject, detail = audit()[-1]
+    assert (action, subject) == ("destination.override", "destination vna1")
+    assert detail.endswith("; lock overridden: new hardware, same archive")
+
+
+def test_how_a_destination_is_reached_and_told_of_patients_may_change_while_it_holds_studies(run, ledger, vna1) -> None:
+    holds_something(ledger, vna1)
+    run("destination", "set", "vna1", "port=105", "adt_host=engine.example", "adt_receiving_application=ENGINE")
+    run("destination", "set", "vna1", "adt_host=other.example", "adt_port=2576")
+    assert store.get(ledger, "vna1").adt.host == "other.example"
+
+
+def has_job(ledger, destination: Destination, status: str) -> None:
+    ledger.execute(
+        "insert into job (job_type, status, destination_id, priority, patient_key, study_key)"
+        " values ('archive', %s, %s, 2, 'p1', 's1')",
+        [status, destination.destination_id],
+    )
+
+
+def test_a_mistyped_address_is_corrected_freely_though_jobs_wait_for_it(run, ledger, vna1) -> None:
+    has_job(ledger, vna1, "waiting")
+    run("destination", "set", "vna1", "host=right.example")
+    assert store.get(ledger, "vna1").host == "right.example"
+
+
+def test_while_a_job_runs_the_identity_stays(run, ledger, vna1) -> None:
+    has_job(ledger, vna1, "running")
+    assert "one is on its way" in run("destination", "set", "vna1", "host=other.example", status=2).stderr
+
+
+def test_a_destination_that_was_never_used_is_deleted_with_its_partition(run, ledger, audit, vna1) -> None:
+    run("destination", "create", "vna2", *REACHED)
+    assert "deleted" in run("destination", "delete", "vna1", "--yes").stdout
+    assert [d.name for d in store.all_destinations(ledger)] == ["vna2"]
+    rows = ledger.fetch_all(
+        "select inhrelid::regclass::text as name from pg_inherits where inhparent = 'held_instance'::regclass"
+    )
+    assert [row["name"] for row in rows] == [f"held_instance_{store.get(ledger, 'vna2').destination_id}"]
+    assert audit()[-1][1:] == (
+        "destination.delete", "destination vna1", "0 archived studies and 0 jobs forgotten",
+    )  # fmt: skip
+
+
+def test_deleting_asks_first(run, ledger, vna1) -> None:
+    run("destination", "delete", "vna1", typed="n\n", status=1)
+    assert store.get(ledger, "vna1") == vna1
+
+
+@pytest.mark.parametrize("use", [holds_something, lambda ledger, d: has_job(ledger, d, "succeeded")])
+def test_a_destination_that_was_used_is_deleted_only_when_the_lock_is_overridden(run, ledger, audit, vna1, use) -> None:
+    use(ledger, vna1)
+    before = audit()
+    result = run("destination", "delete", "vna1", "--yes", status=2)
+    assert "the ledger would forget them" in result.stderr
+    assert "archsync destination disable vna1" in result.stderr
+    assert (store.get(ledger, "vna1"), audit()) == (vna1, before)
+    run("destination", "delete", "vna1", "--yes", "--override-lock", "archive retired")
+    assert store.all_destinations(ledger) == []
+    assert audit()[-1][3].endswith("; lock overridden: archive retired")
+
+
+_ALL_TABLES = """
+    update job set superseded_by = (select max(job_id) from job where destination_id = %(d)s)
+        where destination_id = %(d)s and status = 'succeeded';
+    insert into job_dependency select min(job_id), max(job_id) from job where destination_id = %(d)s;
+    insert into job_attempt (job_id, dag_id, run_id, try_number)
+        select job_id, 'd', 'r', 1 from job where destination_id = %(d)s;
+    insert into job_failure (job_id, instance_key, sop_instance_uid, code, message)
+        select job_id, 'i', '1.2', 'c', 'm' from job where destination_id = %(d)s;
+    insert into rejection_note (job_id, destination_id, study_key, study_instance_uid, sop_instance_uid, title, scope,
+                                part, instances)
+        select min(job_id), %(d)s, 's1', '1.2', '1.2.' || %(d)s, '113001', 1, 1, 1
+        from job where destination_id = %(d)s;
+    insert into adt_message (job_id, trigger_event, control_id, patient_key, patient_id, name)
+        select min(job_id), 'A08', %(d)s, 'p1', 'P', 'N' from job where destination_id = %(d)s;
+    insert into held_patient (destination_id, patient_key, patient_id, name) values (%(d)s, 'p1', 'P', 'N');
+    insert into held_study (destination_id, study_key, archived_at) values (%(d)s, 's1', now())
+"""
+
+
+def fill_tables(ledger, destination: Destination) -> None:
+    """Put something about a destination into every table."""
+    for statement in _ALL_TABLES.split(";"):
+        ledger.execute(statement, {"d": destination.destination_id})
+
+
+def test_with_a_destination_goes_all_that_was_known_of_it_and_nothing_else(
+    run, ledger, ledger_dsn, contents, vna1
+) -> None:
+    run("destination", "create", "other", *REACHED)
+    other = store.get(ledger, "other")
+    for destination in (other, vna1):
+        holds_something(ledger, destination)
+        for status in ("succeeded", "failed"):
+            has_job(ledger, destination, status)
+        fill_tables(ledger, destination)
+    before = contents(ledger_dsn)
+    output = run("destination", "delete", "vna1", "--yes", "--override-lock", "retired").stdout
+    assert "1 archived study and 2 jobs forgotten" in output
+    after = contents(ledger_dsn)
+    assert f"public.held_instance_{vna1.destination_id}" not in after
+    tables = ["job", "job_dependency", "job_attempt", "job_failure", "rejection_note", "adt_message", "destination"]
+    for table in (*tables, "destination_health", "held_patient", "held_study", "held_instance"):
+        assert len(before[f"public.{table}"]) == 2 * len(after[f"public.{table}"]) > 0, table
+
+
+def test_a_destination_whose_job_runs_is_not_deleted_at_all(run, ledger, vna1) -> None:
+    has_job(ledger, vna1, "running")
+    result = run("destination", "delete", "vna1", "--yes", "--override-lock", "in a hurry", status=1)
+    assert "a job of vna1 is running" in result.stderr
+    assert store.get(ledger, "vna1") == vna1
+
+
+@pytest.mark.parametrize(
+    "change", ["supports_iocm=true", "profile=dcm4chee", "rejection_titles=unspecified=none", "without_iocm=operator"]
+)
+def test_what_decides_about_withdrawals_has_every_study_compared_again(run, ledger, vna1, change) -> None:
+    plan_queue.advance(ledger, "7", [])
+    run("destination", "set", "vna1", change)
+    assert plan_queue.watermark(ledger) is None
+
+
+def test_an_adt_receiver_that_is_down_shows_and_is_probed_at_once_when_its_settings_change(
+    run, run_json, ledger, vna1
+) -> None:
+    now = datetime.now(UTC)
+    down = Health(failures=9, down_since=now, probe_at=now + timedelta(days=1), reason_code="x", reason="y")
+    store.set_health(ledger, vna1.destination_id, DagKind.ADT, down)
+    assert "ADT receiver  down since" in run("destination", "show", "vna1").stdout
+    assert run_json("destination", "show", "vna1")["health"]["adt"]["reason_code"] == "x"
+    run("destination", "set", "vna1", "port=105")
+    assert not store.health(ledger)[vna1.destination_id, DagKind.ADT].health.may_probe(datetime.now(UTC))
+    run("destination", "set", "vna1", "adt_version=2.5")
+    assert store.health(ledger)[vna1.destination_id, DagKind.ADT].health.may_probe(datetime.now(UTC))
 
 
 def archive_destination(run, archive: SimulatedArchive, **settings: str) -> None:
@@ -298,7 +473,7 @@ def test_test_passes_every_step_at_a_good_archive(run, run_json, tmp_path) -> No
         steps = run_json("destination", "test", "sim")
         assert archive.requests == []
     assert [line.split()[:2] for line in lines] == [["ok", step["step"]] for step in steps]
-    assert [step["step"] for step in steps] == ["tcp", "association", "echo", "storage", "find"]
+    assert [step["step"] for step in steps] == ["tcp", "association", "echo", "storage", "notes", "find"]
     assert all(step["ok"] and step["code"] == "" for step in steps)
 
 
@@ -325,6 +500,30 @@ def test_test_says_that_a_port_is_closed(run, run_json) -> None:
         run("destination", "create", "sim", "--ae-title", "A", "--host", "127.0.0.1", "--port", str(port))
         (step,) = run_json("destination", "test", "sim", status=1)
     assert (step["step"], step["ok"], step["code"]) == ("tcp", False, "connection-refused")
+
+
+def test_test_tells_a_destination_that_needs_notes_that_the_archive_takes_none(run, run_json, tmp_path) -> None:
+    ct = ("1.2.840.10008.5.1.4.1.1.2",)
+    with SimulatedArchive(tmp_path / "archive", rudeness=Rudeness(accept_sop_classes=ct)) as archive:
+        archive_destination(run, archive)
+        found = {step["step"]: step for step in run_json("destination", "test", "sim", status=1)}
+        assert found["notes"]["ok"]
+        assert "not accepted" in found["notes"]["message"]
+        run("destination", "set", "sim", "supports_iocm=true")
+        found = {step["step"]: step for step in run_json("destination", "test", "sim", status=1)}
+    assert (found["notes"]["ok"], found["notes"]["code"]) == (False, "notes-not-accepted")
+
+
+def test_test_tries_the_adt_receiver_and_sends_it_nothing(run, run_json, tmp_path) -> None:
+    with SimulatedArchive(tmp_path / "archive") as archive:
+        with SimulatedAdtReceiver() as receiver:
+            host, port = receiver.address
+            archive_destination(run, archive, adt_host=host, adt_port=str(port), adt_receiving_application="SIM")
+            step = run_json("destination", "test", "sim")[-1]
+            assert receiver.received == []
+        assert (step["step"], step["ok"]) == ("adt", True)
+        step = run_json("destination", "test", "sim", status=1)[-1]
+    assert (step["step"], step["ok"], step["code"]) == ("adt", False, "connection-refused")
 
 
 def test_a_gateway_is_made_listed_and_recorded(run, run_json, pacs, audit) -> None:

@@ -116,7 +116,7 @@ def test_storescp_that_aborts_leaves_the_outcome_unknown(storescp, peer_at, samp
 def test_storescp_passes_the_diagnosis_but_for_c_find(storescp, peer_at):
     port, _ = storescp()
     assert {step.name: step.ok for step in diagnose(peer_at(port, "STORESCP"))} == {
-        **dict.fromkeys(("tcp", "association", "echo", "storage"), True),
+        **dict.fromkeys(("tcp", "association", "echo", "storage", "notes"), True),
         "find": False,
     }
 

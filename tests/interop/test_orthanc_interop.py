@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from dataclasses import replace
 
 import pytest
@@ -29,54 +28,6 @@ REWRITTEN = ("JPEG2000.dcm", "waveform_ecg.dcm", "reportsi.dcm", "examples_ybr_c
 
 def data_set_bytes(path):
     return path.read_bytes()[split_dataset(path)[1] :]
-
-
-class Orthanc:
-    """A running Orthanc."""
-
-    def __init__(self, dicom_port, http_port):
-        self.dicom_port = dicom_port
-        self._url = f"http://127.0.0.1:{http_port}"
-
-    def get(self, path):
-        with urllib.request.urlopen(self._url + path, timeout=20) as answer:
-            return answer.read()
-
-    def file_of(self, sop_instance_uid):
-        """The file it holds of an instance."""
-        query = json.dumps({"Level": "Instance", "Query": {"SOPInstanceUID": sop_instance_uid}}).encode()
-        with urllib.request.urlopen(self._url + "/tools/find", query, timeout=20) as answer:
-            (found,) = json.loads(answer.read())
-        return self.get(f"/instances/{found}/file")
-
-
-@pytest.fixture
-def orthanc(program, start, free_port, tmp_path):
-    command = program("Orthanc")
-    dicom_port, http_port = free_port(), free_port()
-    configuration = tmp_path / "orthanc.json"
-    configuration.write_text(
-        json.dumps(
-            {
-                "Name": "archsync-test",
-                "StorageDirectory": str(tmp_path / "storage"),
-                "IndexDirectory": str(tmp_path / "storage"),
-                "Plugins": [],
-                "DicomAet": "ORTHANC",
-                "DicomPort": dicom_port,
-                "DicomCheckCalledAet": True,
-                "HttpPort": http_port,
-                "RemoteAccessAllowed": False,
-                "AuthenticationEnabled": False,
-                "DicomAlwaysAllowStore": True,
-                "DicomAlwaysAllowEcho": True,
-                "DicomAlwaysAllowFind": True,
-                "UnknownSopClassAccepted": True,
-            }
-        )
-    )
-    start([command, str(configuration)], dicom_port, http_port)
-    return Orthanc(dicom_port, http_port)
 
 
 @pytest.fixture

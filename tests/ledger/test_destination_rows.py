@@ -8,8 +8,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from archsync.core.adt import CharacterSet, Hl7Version, MergeTrigger, ProcessingId, UpdateTrigger
 from archsync.core.destination import Destination, Verification
+from archsync.core.destination_iocm import NoteOrder, WithoutIocm
 from archsync.core.naming import DagKind
+from archsync.core.profiles import ArchiveProfile
+from archsync.core.rejection import TitleModifier
 from archsync.core.retry import HEALTHY, Health
 from archsync.core.settings import setting_fields
 from archsync.core.study import ExamStatus
@@ -56,6 +60,37 @@ UNUSUAL = {
     "tls_certificate_file": "/etc/us.pem",
     "tls_private_key_file": "/etc/us.key",
     "tls_check_hostname": False,
+    "profile": ArchiveProfile.ORTHANC,
+    "supports_iocm": False,
+    "without_iocm": WithoutIocm.OPERATOR,
+    "rejection_titles": ("unspecified=none", "retention_expired=113039"),
+    "quality_modifier": TitleModifier.MOTION_BLUR,
+    "note_order": NoteOrder.WRONG_PATIENT_FIRST,
+    "max_note_references": 12,
+    "adt_host": "adt.example",
+    "adt_port": 2576,
+    "adt_concurrency": 3,
+    "adt_connect_timeout_s": 1.25,
+    "adt_idle_close_s": 2.25,
+    "adt_tls": True,
+    "adt_tls_ca_file": "/etc/adt-ca.pem",
+    "adt_tls_certificate_file": "/etc/adt-us.pem",
+    "adt_tls_private_key_file": "/etc/adt-us.key",
+    "adt_tls_check_hostname": False,
+    "adt_receiving_application": "VNA",
+    "adt_receiving_facility": "SITE",
+    "adt_sending_application": "US",
+    "adt_sending_facility": "HERE",
+    "adt_version": Hl7Version.V2_3_1,
+    "adt_character_set": CharacterSet.LATIN_1,
+    "adt_update_trigger": UpdateTrigger.A31,
+    "adt_merge_trigger": MergeTrigger.A47,
+    "adt_processing_id": ProcessingId.TRAINING,
+    "adt_patient_class": "O",
+    "adt_identifier_type": "PI",
+    "adt_wants_commit_ack": True,
+    "adt_ack_timeout_s": 3.25,
+    "adt_ack_overrides": ("AE=busy", "204=accepted"),
 }
 
 
@@ -70,6 +105,7 @@ def test_every_setting_comes_back_as_it_was_written(ledger):
     made = destinations.insert(ledger, wanted)
 
     assert dataclasses.replace(made, destination_id=None) == wanted
+    assert [type(getattr(made, name)) for name in UNUSUAL] == [type(value) for value in UNUSUAL.values()]
     assert destinations.get(ledger, "vna") == made == destinations.get_by_id(ledger, made.destination_id)
     assert destinations.all_destinations(ledger) == [made]
     assert destinations.queues(ledger) == {"vna": "north"}

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import get_type_hints
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from archsync.core.adt import AdtEndpoint, AdtSettings, Hl7Version
 from archsync.core.destination import Destination, check_ae_title, check_name
+from archsync.core.destination_iocm import NoteOrder
+from archsync.core.profiles import ArchiveProfile
+from archsync.core.rejection import RejectionTitle, TitleModifier
 from archsync.core.settings import parse_settings, setting_fields
-from archsync.core.study import Facility
+from archsync.core.study import Facility, RemovalReason
+from archsync.core.tls import TlsSettings
 from archsync.errors import ConfigurationError
 
 CITY = Facility("CITY", "City Hospital", "metro")
@@ -70,6 +76,9 @@ def test_bad_names_are_refused(name) -> None:
         ({"settle_s": 10.0, "settle_max_s": 9.0}, "settle_max_s"),
         ({"tls_certificate_file": "c.pem"}, "give both or neither"),
         ({"tls_private_key_file": "k.pem"}, "give both or neither"),
+        ({"adt_tls_certificate_file": "c.pem"}, "adt_tls_certificate_file and adt_tls_private_key_file"),
+        ({"adt_host": "h"}, "adt_receiving_application"),
+        ({"quality_modifier": TitleModifier.NO_IMAGE, "rejection_titles": ("quality=none",)}, "quality_modifier"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message) -> None:
@@ -128,6 +137,87 @@ def test_a_window_that_opens_in_the_hour_clocks_change_still_opens_that_day(day)
     now = at(f"{day}T00:00", "Europe/Berlin")
     opening = berlin.next_opening(now)
     assert now < opening < now + timedelta(hours=4)
+
+
+def test_every_setting_of_adt_messages_is_a_setting_of_destinations() -> None:
+    ours, theirs = setting_fields(Destination), setting_fields(AdtSettings)
+    types, wanted = get_type_hints(Destination), get_type_hints(AdtSettings)
+    for name, field in theirs.items():
+        assert ours[f"adt_{name}"].metadata == field.metadata, name
+        if name == "receiving_application":  # needed only where ADT messages are sent
+            assert (ours[f"adt_{name}"].default, types[f"adt_{name}"]) == (None, str | None)
+        else:
+            assert (ours[f"adt_{name}"].default, types[f"adt_{name}"]) == (field.default, wanted[name]), name
+
+
+def test_without_an_adt_host_there_is_no_receiver() -> None:
+    assert destination(adt_receiving_application="VNA").adt is None
+
+
+def test_the_adt_receiver_is_what_the_settings_say() -> None:
+    made = destination(
+        adt_host="adt",
+        adt_receiving_application="VNA",
+        adt_version=Hl7Version.V2_3_1,
+        adt_ack_overrides=("AE=busy",),
+        adt_connect_timeout_s=3.0,
+        adt_tls=True,
+        adt_tls_ca_file="ca.pem",
+        adt_tls_check_hostname=False,
+        tls_ca_file="other.pem",
+    )
+    assert made.adt == AdtEndpoint(
+        host="adt",
+        port=2575,
+        settings=AdtSettings(receiving_application="VNA", version=Hl7Version.V2_3_1, ack_overrides=("AE=busy",)),
+        tls=TlsSettings(ca_file="ca.pem", check_hostname=False),
+        connect_timeout_s=3.0,
+        idle_close_s=60.0,
+        concurrency=2,
+    )
+
+
+@pytest.mark.parametrize(
+    ("profile", "said", "supported"),
+    [
+        (ArchiveProfile.GENERIC, None, False),
+        (ArchiveProfile.GENERIC, True, True),
+        (ArchiveProfile.DCM4CHEE, None, True),
+        (ArchiveProfile.DCM4CHEE, False, False),
+        (ArchiveProfile.ORTHANC, None, False),
+        (ArchiveProfile.ORTHANC, True, True),
+    ],
+)
+def test_what_is_set_counts_before_what_the_profile_says(profile, said, supported) -> None:
+    assert destination(profile=profile, supports_iocm=said).iocm.supports_iocm is supported
+
+
+def test_a_destinations_own_titles_stand_in_for_the_usual_ones() -> None:
+    titles = destination(rejection_titles=("unspecified=113001",)).iocm.titles
+    assert titles[RemovalReason.UNSPECIFIED] is RejectionTitle.QUALITY
+    assert titles[RemovalReason.QUALITY] is RejectionTitle.QUALITY
+    assert titles[RemovalReason.RETENTION_EXPIRED] is None
+
+
+@pytest.mark.parametrize("titles", ["quality=1", "nothing=113001", "quality=113001,quality=none"])
+def test_bad_titles_are_refused_under_the_name_of_their_setting(titles) -> None:
+    with pytest.raises(ConfigurationError, match=r"^rejection_titles: (?!rejection)"):
+        parse_settings(Destination, {"rejection_titles": titles})
+
+
+@pytest.mark.parametrize(
+    ("order", "reason", "wrong_patient", "first"),
+    [
+        (NoteOrder.REPLACEMENTS_FIRST, RemovalReason.PATIENT_SAFETY, True, False),
+        (NoteOrder.SAFETY_FIRST, RemovalReason.PATIENT_SAFETY, False, True),
+        (NoteOrder.SAFETY_FIRST, RemovalReason.WRONG_WORKLIST_ENTRY, True, False),
+        (NoteOrder.WRONG_PATIENT_FIRST, RemovalReason.WRONG_WORKLIST_ENTRY, True, True),
+        (NoteOrder.WRONG_PATIENT_FIRST, RemovalReason.WRONG_WORKLIST_ENTRY, False, False),
+        (NoteOrder.WRONG_PATIENT_FIRST, RemovalReason.PATIENT_SAFETY, False, True),
+    ],
+)
+def test_the_note_goes_first_where_showing_the_image_does_more_harm(order, reason, wrong_patient, first) -> None:
+    assert order.puts_note_first(reason, is_wrong_patient=wrong_patient) is first
 
 
 CLOCK = st.times().map(lambda t: f"{t:%H:%M}")

@@ -19,7 +19,7 @@ def steps(endpoint, **options):
 
 
 def test_a_polite_archive_passes_every_step(endpoint):
-    assert steps(endpoint) == [(name, True, "") for name in ("tcp", "association", "echo", "storage", "find")]
+    assert steps(endpoint) == [(name, True, "") for name in ("tcp", "association", "echo", "storage", "notes", "find")]
 
 
 def test_diagnosis_stores_nothing_and_takes_one_association(archive, endpoint):
@@ -80,8 +80,10 @@ def test_an_archive_without_c_echo_and_c_find_is_there_all_the_same(peer):
     assert steps(endpoint, sop_classes=[CT])[2:] == [
         ("echo", False, "echo-not-supported"),
         ("storage", True, ""),
+        ("notes", True, ""),
         ("find", False, "find-not-supported"),
     ]
+    assert steps(endpoint, sop_classes=[CT], needs_notes=True)[4] == ("notes", False, "notes-not-accepted")
 
 
 def test_an_archive_that_refuses_c_echo_refuses_us_as_such(peer):

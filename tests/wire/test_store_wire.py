@@ -20,6 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.dsutils import split_dataset
 
+from archsync.core.profiles import ArchiveProfile
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreResult
 from archsync.errors import DestinationMisconfigured, OutcomeUnknown, PeerUnavailable
 from archsync.net.dicom.store import store_instances
@@ -169,6 +170,14 @@ def test_busy_answers_with_stored_ones_between_do_not_end_the_attempt(archive, e
     archive.behave(Rudeness(statuses=busy[:4]))
     outcomes = list(store_instances(endpoint, instances))
     assert results(outcomes).count(StoreResult.BUSY) == 4
+
+
+def test_orthancs_answer_to_any_failure_is_no_call_for_patience(archive, endpoint, copies, outgoing):
+    archive.behave(Rudeness(statuses=(ChosenStatus(status=0xA700, nth=1, times=9),)))
+    orthanc = replace(endpoint, profile=ArchiveProfile.ORTHANC)
+    outcomes = list(store_instances(orthanc, [outgoing(path) for path in copies(5)]))
+    assert {(outcome.result, outcome.code) for outcome in outcomes} == {(StoreResult.LIMITED, "store-failed")}
+    assert len(outcomes) == 5
 
 
 # Unknown outcomes

@@ -134,7 +134,7 @@ def test_instances_are_stored_with_certificates_on_both_sides(serve, authority, 
         assert [outcome.result for outcome in outcomes] == [StoreResult.STORED] * 2
         assert len(archive.stored) == 2
         assert [step.name for step in diagnose(endpoint) if step.ok] == [
-            *("tcp", "tls", "association", "echo", "storage", "find")
+            *("tcp", "tls", "association", "echo", "storage", "notes", "find")
         ]
 
 

@@ -108,7 +108,10 @@ class Destination:
         "Longest wait for quiet while images keep arriving.", default=600.0, unit="s", check=between(0, 604_800)
     )
     send_window: str | None = setting(
-        "Time of day when sending is allowed; empty: always.", default=None, example="22:00-06:00", check=_check_window
+        "Time of day when images and rejection notes are sent; empty: always. ADT is sent at any time.",
+        default=None,
+        example="22:00-06:00",
+        check=_check_window,
     )
     time_zone: str = setting(
         "Time zone of the send window.", default="UTC", example="Europe/Berlin", check=_check_time_zone

@@ -51,7 +51,7 @@ def take_probe(ledger: Ledger, destination: Destination, kind: DagKind, now: dat
         taken = Health(
             failures=health.failures,
             down_since=health.down_since,
-            probe_at=now + timedelta(seconds=destination.connect_timeout_s + destination.acse_timeout_s),
+            probe_at=now + timedelta(seconds=_probe_s(destination, kind)),
             reason_code=health.reason_code,
             reason=health.reason,
         )
@@ -69,6 +69,13 @@ def concerns_connection(error: ArchsyncError) -> bool:
     return isinstance(error, DestinationMisconfigured) or (
         isinstance(error, PeerUnavailable) and not error.reached_peer
     )
+
+
+def _probe_s(destination: Destination, kind: DagKind) -> float:
+    """How long it takes at most until a probe has shown something, in seconds."""
+    if peer_of(kind) is DagKind.ADT:
+        return destination.adt_connect_timeout_s + destination.adt_ack_timeout_s
+    return destination.connect_timeout_s + destination.acse_timeout_s
 
 
 def _id(destination: Destination) -> int:
