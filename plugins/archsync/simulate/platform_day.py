@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """A completed exam with something to show."""
+    """A completed exam with something to show; its patient is the survivor of all merges."""
 
     study_key: str
     patient_key: str
@@ -57,17 +57,26 @@ def change_something(platform: SimulatedPlatform, dice: Random) -> str | None:
 
 
 def _completed_exams(connection: Connection) -> list[Exam]:
-    cursor = connection.execute(
+    rows = connection.execute(
         "select s.study_key::text, s.patient_key::text, s.facility_id, s.on_hold,"
         " array_agg(i.instance_key::text order by i.instance_key) filter (where i.removed_at is null),"
         " count(i.removed_at) from pacs.study s join pacs.instance i using (study_key)"
         " where s.exam_status = 'Completed' group by s.study_key order by s.study_key"
+    ).fetchall()
+    merges = dict(
+        connection.execute("select patient_key::text, merged_into_patient_key::text from pacs.patient").fetchall()
     )
     return [
-        Exam(study_key, patient_key, facility_id, on_hold, tuple(keys or ()), removed)
-        for study_key, patient_key, facility_id, on_hold, keys, removed in cursor.fetchall()
+        Exam(study_key, _survivor(patient_key, merges), facility_id, on_hold, tuple(keys or ()), removed)
+        for study_key, patient_key, facility_id, on_hold, keys, removed in rows
         if keys or removed
     ]
+
+
+def _survivor(patient_key: str, merges: dict[str, str | None]) -> str:
+    while (survivor := merges[patient_key]) is not None:
+        patient_key = survivor
+    return patient_key
 
 
 def _shuffled(dice: Random) -> list[Change]:
@@ -79,6 +88,10 @@ def _some(dice: Random, keys: Sequence[str], *, at_most: int) -> list[str]:
     return sorted(dice.sample(keys, dice.randint(1, at_most)), key=keys.index)
 
 
+def _count(keys: Sequence[str]) -> str:
+    return f"{len(keys)} {'instance' if len(keys) == 1 else 'instances'}"
+
+
 def _remove_instances(platform: SimulatedPlatform, dice: Random, now: Situation) -> str | None:
     exam = now.exam
     if not exam.instance_keys:
@@ -86,7 +99,7 @@ def _remove_instances(platform: SimulatedPlatform, dice: Random, now: Situation)
     reason = dice.choice([reason for reason in RemovalReason if reason is not RemovalReason.RETENTION_EXPIRED])
     keys = _some(dice, exam.instance_keys, at_most=min(3, len(exam.instance_keys)))
     platform.remove_instances(exam.study_key, keys, reason=reason)
-    return f"study {exam.study_key}: {len(keys)} instances removed ({reason})"
+    return f"study {exam.study_key}: {_count(keys)} removed ({reason})"
 
 
 def _remove_study(platform: SimulatedPlatform, dice: Random, now: Situation) -> str | None:
@@ -104,7 +117,7 @@ def _split_study(platform: SimulatedPlatform, dice: Random, now: Situation) -> s
     keys = _some(dice, exam.instance_keys, at_most=len(exam.instance_keys) - 1)
     keep_uids = dice.random() < 0.5
     target = platform.split_study(exam.study_key, instances=keys, keep_uids=keep_uids)
-    return f"study {exam.study_key}: split, {len(keys)} instances {_how(keep_uids)} to study {target}"
+    return f"study {exam.study_key}: split, {_count(keys)} {_how(keep_uids)} to study {target}"
 
 
 def _merge_studies(platform: SimulatedPlatform, dice: Random, now: Situation) -> str | None:
@@ -113,8 +126,8 @@ def _merge_studies(platform: SimulatedPlatform, dice: Random, now: Situation) ->
         return None
     target, keep_uids = dice.choice(others), dice.random() < 0.5
     platform.merge_studies(now.exam.study_key, target.study_key, keep_uids=keep_uids)
-    count = len(now.exam.instance_keys)
-    return f"study {now.exam.study_key}: merged, {count} instances {_how(keep_uids)} to study {target.study_key}"
+    count = _count(now.exam.instance_keys)
+    return f"study {now.exam.study_key}: merged, {count} {_how(keep_uids)} to study {target.study_key}"
 
 
 def _move_instances(platform: SimulatedPlatform, dice: Random, now: Situation) -> str | None:
@@ -124,7 +137,7 @@ def _move_instances(platform: SimulatedPlatform, dice: Random, now: Situation) -
     target, keep_uids = dice.choice(now.others), dice.random() < 0.5
     keys = _some(dice, exam.instance_keys, at_most=len(exam.instance_keys))
     platform.move_instances(exam.study_key, target.study_key, instances=keys, keep_uids=keep_uids)
-    return f"study {exam.study_key}: {len(keys)} instances {_how(keep_uids)} to study {target.study_key}"
+    return f"study {exam.study_key}: {_count(keys)} {_how(keep_uids)} to study {target.study_key}"
 
 
 def _how(keep_uids: bool) -> str:
@@ -146,7 +159,7 @@ def _change_content(platform: SimulatedPlatform, dice: Random, now: Situation) -
         return None
     keys = _some(dice, exam.instance_keys, at_most=min(3, len(exam.instance_keys)))
     platform.change_content(exam.study_key, keys)
-    return f"study {exam.study_key}: content of {len(keys)} instances changed"
+    return f"study {exam.study_key}: content of {_count(keys)} changed"
 
 
 def _restore(platform: SimulatedPlatform, dice: Random, now: Situation) -> str | None:
@@ -161,7 +174,7 @@ def _restore(platform: SimulatedPlatform, dice: Random, now: Situation) -> str |
     if not keys:
         return None
     restored = platform.restore_instances(now.exam.study_key, _some(dice, keys, at_most=len(keys)))
-    return f"study {now.exam.study_key}: {len(restored)} removed instances shown again"
+    return f"study {now.exam.study_key}: {_count(restored)} shown again"
 
 
 def _replace_instances(platform: SimulatedPlatform, dice: Random, now: Situation) -> str | None:
@@ -170,7 +183,7 @@ def _replace_instances(platform: SimulatedPlatform, dice: Random, now: Situation
         return None
     keys = _some(dice, exam.instance_keys, at_most=min(3, len(exam.instance_keys)))
     platform.replace_instances(exam.study_key, keys)
-    return f"study {exam.study_key}: {len(keys)} instances replaced under new UIDs"
+    return f"study {exam.study_key}: {_count(keys)} replaced under new UIDs"
 
 
 def _toggle_hold(platform: SimulatedPlatform, _dice: Random, now: Situation) -> str | None:
@@ -200,9 +213,9 @@ def _merge_patients(platform: SimulatedPlatform, dice: Random, now: Situation) -
             "select patient_key::text from pacs.patient where merged_into_patient_key is null order by patient_key"
         )
         alive = [key for (key,) in cursor.fetchall()]
-    if now.exam.patient_key not in alive or len(alive) < 2:
-        return None
     alive.remove(now.exam.patient_key)
+    if not alive:
+        return None
     survivor, repoint_studies = dice.choice(alive), dice.random() < 0.5
     platform.merge_patients(now.exam.patient_key, survivor, repoint_studies=repoint_studies)
     return f"patient {now.exam.patient_key}: merged into patient {survivor}"
