@@ -16,8 +16,9 @@ from airflow.sdk.exceptions import (
 
 from archsync.core.destination import Destination, Verification
 from archsync.core.job import JobStatus
+from archsync.core.profiles import ArchiveProfile
 from archsync.core.study import ExamStatus
-from archsync.errors import LedgerUnavailable, PeerRefused
+from archsync.errors import ConfigurationError, LedgerUnavailable, PeerRefused
 from archsync.hooks.dicom import DicomHook
 from archsync.hooks.mllp import MllpHook
 from archsync.hooks.platform import PlatformHook

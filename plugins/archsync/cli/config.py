@@ -9,7 +9,7 @@ import click
 
 from archsync.cli import pools
 from archsync.cli.access import Site, pass_site
-from archsync.cli.output import count, json_option, write_json_object
+from archsync.cli.output import count, json_option, override_lock_option, write_json_object
 from archsync.errors import ConfigurationError
 from archsync.ledger import destinations as store
 from archsync.ledger.database import Ledger
@@ -17,11 +17,6 @@ from archsync.services import configuration
 from archsync.services.configuration import Plan
 
 file_argument = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-override_option = click.option(
-    "--override",
-    is_flag=True,
-    help="Allow another AE title or host for destinations that hold studies: the same archive has moved.",
-)
 
 
 @click.group()
@@ -31,13 +26,13 @@ def config() -> None:
 
 @config.command("plan")
 @file_argument
-@override_option
+@override_lock_option
 @json_option
 @pass_site
-def plan_file(site: Site, file: Path, override: bool, as_json: bool) -> None:
+def plan_file(site: Site, file: Path, override_reason: str | None, as_json: bool) -> None:
     """Show what `apply` would change; changes nothing."""
     with site.open_ledger() as ledger:
-        plan = _compare(site, ledger, file, override=override)
+        plan = _compare(site, ledger, file, override_reason=override_reason)
     if as_json:
         write_json_object(_as_json(plan))
     else:
@@ -46,13 +41,13 @@ def plan_file(site: Site, file: Path, override: bool, as_json: bool) -> None:
 
 @config.command("apply")
 @file_argument
-@override_option
+@override_lock_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_site
-def apply_file(site: Site, file: Path, override: bool, yes: bool) -> None:
+def apply_file(site: Site, file: Path, override_reason: str | None, yes: bool) -> None:
     """Show the difference, ask, and bring gateways and destinations to what the file says."""
     with site.open_ledger() as ledger:
-        plan = _compare(site, ledger, file, override=override)
+        plan = _compare(site, ledger, file, override_reason=override_reason)
         _show(plan)
         if plan.changes_nothing:
             return
@@ -60,7 +55,12 @@ def apply_file(site: Site, file: Path, override: bool, yes: bool) -> None:
             click.echo("Nothing was changed.")
             click.get_current_context().exit(1)
         configuration.apply(
-            ledger, site.fetch_facilities, plan, actor=site.actor, now=datetime.now(UTC), override=override
+            ledger,
+            site.fetch_facilities,
+            plan,
+            actor=site.actor,
+            now=datetime.now(UTC),
+            override_reason=override_reason,
         )
         click.echo("Applied.")
         named = {step.name for step in plan.steps if step.kind == "destination"}
@@ -68,14 +68,14 @@ def apply_file(site: Site, file: Path, override: bool, yes: bool) -> None:
             pools.sync_or_say([d for d in store.all_destinations(ledger) if d.name in named])
 
 
-def _compare(site: Site, ledger: Ledger, file: Path, *, override: bool) -> Plan:
+def _compare(site: Site, ledger: Ledger, file: Path, *, override_reason: str | None) -> Plan:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "not UTF-8 text"
         raise ConfigurationError(f"{file} can't be read: {why}", code="bad-configuration-file") from None
     document = configuration.read_document(text, source=str(file))
-    return configuration.compare(ledger, site.fetch_facilities, document, override=override)
+    return configuration.compare(ledger, site.fetch_facilities, document, override_reason=override_reason)
 
 
 def _show(plan: Plan) -> None:

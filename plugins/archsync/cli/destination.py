@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from archsync.cli import pools
 from archsync.cli.access import Site, pass_site
-from archsync.cli.output import json_option, moment, plain, write_facts, write_json, write_json_object, write_table
+from archsync.cli.output import (
+    count,
+    json_option,
+    moment,
+    override_lock_option,
+    plain,
+    write_facts,
+    write_json,
+    write_json_object,
+    write_table,
+)
 from archsync.core.destination import Destination
-from archsync.core.naming import DagKind
+from archsync.core.naming import PEERS, DagKind, pool_name
 from archsync.core.retry import Health
 from archsync.core.settings import format_value, setting_fields
+from archsync.errors import ArchsyncError
 from archsync.ledger import destinations as store
 from archsync.ledger.database import Ledger
 from archsync.ledger.destinations import DestinationHealth
 from archsync.services import destinations
+
+if TYPE_CHECKING:
+    from archsync.net.dicom.echo import ProbeStep
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -104,7 +118,7 @@ def list_destinations(site: Site, as_json: bool) -> None:
     with site.open_ledger() as ledger:
         found, health = store.all_destinations(ledger), store.health(ledger)
     if as_json:
-        write_json(_as_json(d, health[d.destination_id or 0, DagKind.ARCHIVE]) for d in found)
+        write_json(_as_json(d, health) for d in found)
         return
     write_table(
         ("NAME", "AE TITLE", "HOST", "PORT", "GATEWAY", "TRIGGER", "SCOPE", "STATE"),
@@ -126,11 +140,17 @@ def show(site: Site, name: str, as_json: bool) -> None:
         found = store.get(ledger, name)
         health = store.health(ledger)
     if as_json:
-        write_json_object(_as_json(found, health[found.destination_id or 0, DagKind.ARCHIVE]))
+        write_json_object(_as_json(found, health))
         return
     fields = setting_fields(Destination).values()
+    archive, adt = (health[found.destination_id or 0, kind].health for kind in (DagKind.ARCHIVE, DagKind.ADT))
     write_facts(
-        [("state", _state(found, health)), ("reason", health[found.destination_id or 0, DagKind.ARCHIVE].health.reason)]
+        [
+            ("state", _state(found, health)),
+            ("reason", archive.reason),
+            ("ADT receiver", _down(adt) if adt.is_down else None),
+            ("reason", adt.reason),
+        ]
     )
     click.echo()
     write_table(
@@ -147,17 +167,32 @@ def show(site: Site, name: str, as_json: bool) -> None:
 @destination.command("set")
 @click.argument("name")
 @click.argument("assignments", metavar="KEY=VALUE...", nargs=-1, required=True)
-@click.option(
-    "--override",
-    is_flag=True,
-    help="Allow another AE title or host though the destination holds studies: the same archive has moved.",
-)
+@override_lock_option
 @pass_site
-def set_settings(site: Site, name: str, assignments: tuple[str, ...], override: bool) -> None:
+def set_settings(site: Site, name: str, assignments: tuple[str, ...], override_reason: str | None) -> None:
     """Change settings of the destination NAME; an empty value takes a setting away. `show` lists the keys."""
     values = parse_assignments(assignments)
     with site.open_ledger() as ledger:
-        _change(site, ledger, name, values, override=override)
+        _change(site, ledger, name, values, override_reason=override_reason)
+
+
+@destination.command()
+@click.argument("name")
+@override_lock_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_site
+def delete(site: Site, name: str, override_reason: str | None, yes: bool) -> None:
+    """Delete the destination NAME with its jobs and what the ledger knows of it. Its archive keeps everything."""
+    if not yes and not click.confirm(f"Delete {name}?"):
+        click.echo("Nothing was changed.")
+        click.get_current_context().exit(1)
+    with site.open_ledger() as ledger:
+        forgotten = destinations.delete(ledger, name, actor=site.actor, override_reason=override_reason)
+    click.echo(
+        f"Destination {name} deleted; {count(forgotten.studies, 'archived study', 'archived studies')} and"
+        f" {count(forgotten.jobs, 'job')} forgotten. Its pools in Airflow, if any, are left:"
+        f" {', '.join(pool_name(peer, name) for peer in PEERS)}."
+    )
 
 
 @destination.command()
@@ -178,7 +213,9 @@ def disable(site: Site, name: str) -> None:
         _change(site, ledger, name, {"enabled": False})
 
 
-def _change(site: Site, ledger: Ledger, name: str, values: dict[str, Any], *, override: bool = False) -> None:
+def _change(
+    site: Site, ledger: Ledger, name: str, values: dict[str, Any], *, override_reason: str | None = None
+) -> None:
     changes = destinations.change(
         ledger,
         site.fetch_facilities,
@@ -186,13 +223,13 @@ def _change(site: Site, ledger: Ledger, name: str, values: dict[str, Any], *, ov
         values,
         actor=site.actor,
         now=datetime.now(UTC),
-        override=override,
+        override_reason=override_reason,
     )
     for change in changes:
         click.echo(f"{name}: {change}")
     if not changes:
         click.echo(f"{name}: nothing to change")
-    elif any(change.name in ("concurrency", "enabled") for change in changes):
+    elif any(change.name in ("concurrency", "adt_concurrency", "adt_host", "enabled") for change in changes):
         pools.sync_or_say([store.get(ledger, name)])
 
 
@@ -201,19 +238,16 @@ def _change(site: Site, ledger: Ledger, name: str, values: dict[str, Any], *, ov
 @json_option
 @pass_site
 def test_destination(site: Site, name: str, as_json: bool) -> None:
-    """Try the destination NAME from here, step by step, up to C-ECHO and what it accepts. Nothing is stored.
+    """Try the destination NAME from here, step by step, up to C-ECHO, what it accepts, and its ADT receiver.
 
-    A destination behind a gateway is reached from there, not from here. Exits with 1 when a step fails.
+    Nothing is stored and no message sent. A destination behind a gateway is reached from there, not from here. Exits
+    with 1 when a step fails.
     """
-    # pynetdicom takes half a second that no other command of this module needs.
-    from archsync.core.transfer import Endpoint
-    from archsync.net.dicom.echo import diagnose
-
     with site.open_ledger() as ledger:
         found = store.get(ledger, name)
     if found.gateway:
         click.echo(f"note: jobs of {name} leave through gateway {found.gateway}; this tries it from here", err=True)
-    steps = diagnose(Endpoint.of(found))
+    steps = _try_steps(found)
     failed = False
     if as_json:
         done = list(steps)
@@ -225,6 +259,24 @@ def test_destination(site: Site, name: str, as_json: bool) -> None:
             click.echo(f"{'ok' if step.ok else 'FAILED':<8}{step.name:<13}{step.message}")
     if failed:
         click.get_current_context().exit(1)
+
+
+def _try_steps(found: Destination) -> Iterator[ProbeStep]:
+    # pynetdicom takes half a second that no other command of this module needs.
+    from archsync.core.transfer import Endpoint
+    from archsync.net.dicom.echo import ProbeStep, diagnose
+    from archsync.net.mllp import MllpClient
+
+    yield from diagnose(Endpoint.of(found), needs_notes=found.iocm.supports_iocm)
+    if adt := found.adt:
+        client = MllpClient(adt.host, adt.port, tls=adt.tls, connect_timeout_s=adt.connect_timeout_s)
+        try:
+            with client:
+                client.connect()
+        except ArchsyncError as exc:
+            yield ProbeStep("adt", False, f"{exc.message}. {exc.next_step}", exc.code)
+        else:
+            yield ProbeStep("adt", True, f"{adt.host} port {adt.port} takes connections for ADT messages")
 
 
 def _scope(found: Destination) -> str:
@@ -250,10 +302,18 @@ def _with_unit(field: dataclasses.Field[Any], found: Destination) -> str:
     return f"{text} {field.metadata['unit']}" if text and field.metadata["unit"] else text
 
 
-def _as_json(found: Destination, known: DestinationHealth) -> dict[str, Any]:
+def _as_json(found: Destination, health: dict[tuple[int, DagKind], DestinationHealth]) -> dict[str, Any]:
     settings = {name: plain(getattr(found, name)) for name in setting_fields(Destination)}
+    by_kind = {kind: health[found.destination_id or 0, kind] for kind in DagKind}
     return {
         **settings,
+        **_health_as_json(by_kind[DagKind.ARCHIVE]),
+        "health": {kind.value: _health_as_json(known) for kind, known in by_kind.items()},
+    }
+
+
+def _health_as_json(known: DestinationHealth) -> dict[str, Any]:
+    return {
         "is_suspended": known.is_suspended,
         "down_since": known.health.down_since,
         "probe_at": known.health.probe_at,

@@ -7,7 +7,7 @@ import re
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from archsync.core.destination import Destination
 from archsync.core.settings import Range, format_value, setting_fields
@@ -42,6 +42,8 @@ def _default(field: dataclasses.Field[Any]) -> str:
 def _allowed(field: dataclasses.Field[Any], wanted: Any) -> str:
     if isinstance(field.metadata["check"], Range):
         return str(field.metadata["check"])
+    if type(None) in get_args(wanted):
+        wanted = next(kind for kind in get_args(wanted) if kind is not type(None))
     if wanted is bool:
         return "`true`, `false`"
     if isinstance(wanted, type) and issubclass(wanted, Enum):

@@ -44,6 +44,7 @@ _MISTYPED = frozenset(
         "unknown-job",
         "unknown-study",
         "identity-locked",
+        "destination-in-use",
         "bad-configuration-file",
         "no-connection-named",
     }

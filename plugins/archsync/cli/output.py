@@ -21,6 +21,25 @@ def json_option(function: F) -> F:
     return option(function)
 
 
+def override_lock_option(function: F) -> F:
+    """The option ``--override-lock`` of what is locked for a destination that is in use."""
+    option = click.option(
+        "--override-lock",
+        "override_reason",
+        metavar="REASON",
+        callback=_check_reason,
+        help="Do it though the destination holds studies, and why; for another AE title or host: the same archive has"
+        " moved. The audit keeps the reason.",
+    )
+    return option(function)
+
+
+def _check_reason(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("say why.")
+    return value
+
+
 def write_json(items: Iterable[Mapping[str, Any]]) -> None:
     """Write a JSON array, one element a line, as the elements come."""
     separator = "["

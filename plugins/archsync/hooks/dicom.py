@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from airflow.sdk import BaseHook
 
 from archsync.core.destination import check_ae_title
+from archsync.core.profiles import ArchiveProfile
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome
 from archsync.errors import ArchsyncError, ConfigurationError
 from archsync.hooks._connection import connection, tls_settings
@@ -19,8 +21,8 @@ class DicomHook(BaseHook):
     """Talks to the peer that a ``dicom`` connection describes.
 
     Host and port of the connection; extra: ``called_ae_title`` (needed), ``calling_ae_title``, ``tls``,
-    ``tls_ca_file``, ``tls_certificate_file``, ``tls_private_key_file``, and the time-outs
-    of :class:`~archsync.core.transfer.Endpoint`.
+    ``tls_ca_file``, ``tls_certificate_file``, ``tls_private_key_file``, ``profile`` (how its statuses are read), and
+    the time-outs of :class:`~archsync.core.transfer.Endpoint`.
     """
 
     conn_name_attr = "dicom_conn_id"
@@ -48,7 +50,18 @@ class DicomHook(BaseHook):
             for name in ("connect_timeout_s", "acse_timeout_s", "dimse_timeout_s", "network_timeout_s")
             if extra.get(name)
         }
-        return Endpoint(found.host, found.port, called, calling, tls=tls_settings(extra), **timeouts)
+        return Endpoint(
+            found.host, found.port, called, calling, tls=tls_settings(extra), profile=self._profile(extra), **timeouts
+        )
+
+    def _profile(self, extra: Mapping[str, Any]) -> ArchiveProfile:
+        try:
+            return ArchiveProfile(extra.get("profile") or ArchiveProfile.GENERIC)
+        except ValueError:
+            raise ConfigurationError(
+                f"connection {self.dicom_conn_id}, profile: must be one of {', '.join(ArchiveProfile)}",
+                code="bad-setting",
+            ) from None
 
     def echo(self) -> None:
         """Send a C-ECHO; raises the error that says why it failed."""
