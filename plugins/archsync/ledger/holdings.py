@@ -243,6 +243,12 @@ def instances_of_study(ledger: Ledger, destination_id: int, study_instance_uid: 
     return [HeldInstanceDetail(**row) for row in rows]
 
 
+def series(ledger: Ledger, destination_id: int) -> list[tuple[str, str]]:
+    """Every series in which a destination ever got anything: pairs of Study and Series Instance UID."""
+    rows = ledger.fetch_all(SQL["series"], {"destination_id": destination_id})
+    return [(row["study_instance_uid"], row["series_instance_uid"]) for row in rows]
+
+
 def holds_anything(ledger: Ledger, destination_id: int) -> bool:
     """Tell whether a destination holds, or may hold, at least one instance."""
     row = ledger.fetch_one(SQL["holds_anything"], {"destination_id": destination_id})

@@ -124,6 +124,13 @@ left join rejection_note n on n.note_id = h.rejected_by
 where h.destination_id = %(destination_id)s and h.stored_at is not null and s.study_instance_uid = %(study_instance_uid)s
 order by s.series_instance_uid, p.sop_instance_uid;
 
+-- name: series
+-- Every series in which a destination ever got anything.
+select distinct s.study_instance_uid, s.series_instance_uid
+from held_instance h join placement p using (placement_id) join placed_series s using (placed_series_id)
+where h.destination_id = %(destination_id)s
+order by s.study_instance_uid, s.series_instance_uid;
+
 -- name: holds_anything
 -- Tell whether a destination holds at least one instance.
 select exists (select from held_instance where destination_id = %(destination_id)s) as holds;
