@@ -233,6 +233,7 @@ create index job_undone_lane on job (destination_id, patient_key, job_id)
 create index job_in_hand on job (status, dispatched_at) where status in ('ready', 'running', 'retrying');
 create index job_study on job (study_key, destination_id, job_id);
 create index job_steps on job (parent_job_id) where parent_job_id is not null;
+create index job_superseded on job (superseded_by) where superseded_by is not null;
 create index job_undone_prior on job (destination_id, prior_patient_key, job_id)
     where prior_patient_key is not null and status in ('waiting', 'ready', 'running', 'retrying', 'failed');
 create index job_undone_study on job (destination_id, study_key, job_id)
@@ -246,6 +247,7 @@ create table job_dependency (
     depends_on_job_id bigint not null references job on delete cascade,
     primary key (job_id, depends_on_job_id)
 );
+create index job_dependency_of on job_dependency (depends_on_job_id);
 
 create table job_attempt (
     attempt_id     bigint generated always as identity primary key,
