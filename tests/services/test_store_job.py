@@ -25,7 +25,8 @@ from archsync.services.archive import run_store_job
 from archsync.services.attempt import Run
 from archsync.services.comparison import compare_one
 from archsync.services.placing import offer
-from archsync.simulate.archive import ChosenStatus, Rudeness
+from archsync.simulate.archive import ChosenStatus, Rudeness, SimulatedArchive
+from archsync.simulate.iocm import IocmRules
 
 
 @pytest.fixture
@@ -320,6 +321,32 @@ def test_an_instance_without_an_answer_is_sent_again_with_the_same_bytes(site):
     assert site.sent()[2:] == [first[1], *[u for u in site.uids(study_key) if u not in first]]
     assert site.archives[0].stored[first[1]].path.read_bytes() == unanswered
     assert site.has_all(study_key)
+
+
+def test_a_resend_that_came_out_differently_finds_what_the_archive_has(site, tmp_path):
+    archive = SimulatedArchive(tmp_path / "iocm", iocm=IocmRules())
+    archive.start()
+    site.archives.append(archive)
+    site.add_destination(archive)
+    study_key = site.add_study(3)
+    (first,) = site.plan()
+    assert site.run(first).status is JobStatus.SUCCEEDED
+    target = site.pacs.split_study(study_key, instances=2)
+    site.plan()
+    (job_id,) = (j for j in site.open_jobs() if site.job(j).study_key == target)
+    archive.behave(Rudeness(lose_answer_of_store=1))
+    assert site.run(job_id).status is JobStatus.RETRYING
+    # What a copy says of its study is the platform's to change until the archive acknowledged it.
+    site.dba("update pacs.study set accession_number = 'OTHER' where study_key = %s", target)
+
+    assert site.run(job_id, try_number=2).status is JobStatus.SUCCEEDED
+    statuses = [a.status for a in archive.arrivals if a.kind == "image"]
+    assert "A770" in statuses, "the archive has what was sent first"
+    assert (
+        len(site.held(target))
+        == 2
+        == sum(s.study_instance_uid != site.study_uid(study_key) for s in archive.shown().values())
+    )
 
 
 # -- checking ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from archsync.core.comparison import Desired
@@ -18,25 +19,22 @@ from archsync.core.job import FAR_FUTURE, JobStatus, JobType, WaitReason
 from archsync.core.planning import gate, missing_instances, unverified_instances
 from archsync.core.study import Instance
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
-from archsync.core.uid_map import InstanceUids
-from archsync.errors import DestinationMisconfigured, OutcomeUnknown, PeerRefused, PeerUnavailable
+from archsync.errors import OutcomeUnknown, PeerRefused, PeerUnavailable
 from archsync.ledger import holdings, jobs
 from archsync.ledger.database import Ledger
 from archsync.net.dicom.echo import echo
-from archsync.net.dicom.find import find_instances
 from archsync.net.dicom.store import store_instances
 from archsync.platformdb.reader import Platform
-from archsync.services.attempt import Attempt, Ended, Run, run_attempt
+from archsync.services.asking import VERIFY_PAUSES_S, list_for_check
+from archsync.services.attempt import LIMITED_TRIES, Attempt, Ended, Run, run_attempt
 from archsync.services.comparison import Compared, compare_one
 from archsync.services.placing import offer, outgoing
 
 #: Acknowledged instances are committed at this many, or after this long: what a killed attempt may send again.
 COMMIT_INSTANCES = 50
 COMMIT_SECONDS = 1.0
-#: An archive may list what it stored a moment later: how long to wait before each further look, in seconds.
-VERIFY_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
-#: Attempts after which a failure of unclear kind (0110, unknown codes) counts as permanent.
-LIMITED_TRIES = 3
+#: The archive has other bytes under this SOP Instance UID (core/archive_answers.py).
+_OTHER_BYTES = 0xA770
 #: The types of job that store instances.
 STORE_JOBS = frozenset({JobType.ARCHIVE, JobType.DICOM})
 
@@ -62,6 +60,7 @@ class _StoreJob:
         self._job = attempt.job
         self._destination = attempt.destination
         self._unsent: list[StoreOutcome] = []
+        self._offered_before: set[str] = set()
 
     def work(self) -> Ended:
         """Compare, send, check, conclude."""
@@ -85,6 +84,7 @@ class _StoreJob:
             placed = offer(self._ledger, self._platform, desired, held, self._job.destination_id, missing)
             to_send = outgoing(desired, held, missing, placed)
             placement_ids = {key: p.placement_id for key, p in placed.items()}
+            self._offered_before = {h.placed.instance_key for h in held.instances.values() if not h.is_stored}
             self._attempt.reach(lambda: self._send(endpoint, to_send, placement_ids))
         self._raise_unsent()
         if self._destination.verification is Verification.C_FIND:
@@ -122,7 +122,7 @@ class _StoreJob:
         try:
             for outcome in outcomes:
                 self._note_answer(outcome)
-                batch.append(outcome)
+                batch.append(self._settled(outcome))
                 if len(batch) >= COMMIT_INSTANCES or time.monotonic() - committed_at >= COMMIT_SECONDS:
                     self._commit(batch, placement_ids)
                     batch = []
@@ -132,6 +132,14 @@ class _StoreJob:
             outcomes.close()
             if batch:
                 self._commit(batch, placement_ids)
+
+    def _settled(self, outcome: StoreOutcome) -> StoreOutcome:
+        """The outcome, where the archive holds what an earlier attempt sent and never heard of: that one was stored.
+
+        Such a resend may differ from what was sent first, in the study's attributes. The archive says so and keeps it.
+        """
+        is_there = outcome.status == _OTHER_BYTES and outcome.instance.instance_key in self._offered_before
+        return replace(outcome, result=StoreResult.WARNING) if is_there else outcome
 
     def _commit(self, batch: Sequence[StoreOutcome], placement_ids: Mapping[str, int]) -> None:
         stored = [o for o in batch if o.result.is_stored]
@@ -171,7 +179,7 @@ class _StoreJob:
             if not waiting:
                 return
             self._attempt.pause(pause_s)
-            listed = self._list(endpoint, [h.placed.uids for h in waiting])
+            listed = list_for_check(endpoint, [h.placed.uids for h in waiting])
             seen = [h.placed.placement_id for h in waiting if h.placed.uids.sop_instance_uid in listed]
             holdings.mark_verified(self._ledger, self._job.destination_id, seen)
             waiting = [h for h in waiting if h.placed.uids.sop_instance_uid not in listed]
@@ -181,20 +189,6 @@ class _StoreJob:
             f" the first is {waiting[0].placed.uids.sop_instance_uid}",
             code="stored-but-not-listed",
         )
-
-    @staticmethod
-    def _list(endpoint: Endpoint, wanted: Sequence[InstanceUids]) -> set[str]:
-        listed: set[str] = set()
-        try:
-            for study_uid in sorted({u.study_instance_uid for u in wanted}):
-                series = sorted({u.series_instance_uid for u in wanted if u.study_instance_uid == study_uid})
-                listed |= find_instances(endpoint, study_uid, series)
-        except PeerRefused as exc:
-            if exc.code != "find-not-supported":
-                raise
-            # The destination is set to be verified, and can't be: every job would end the same.
-            raise DestinationMisconfigured(exc.message, code=exc.code, next_step=exc.next_step) from exc
-        return listed
 
     def _note_answer(self, outcome: StoreOutcome) -> None:
         if outcome.status is not None and outcome.result is not StoreResult.STOP:
