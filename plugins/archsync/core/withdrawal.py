@@ -16,7 +16,7 @@ from archsync.core.destination import Destination, Verification
 from archsync.core.destination_iocm import NoteOrder, WithoutIocm
 from archsync.core.identity import Suppressed
 from archsync.core.job import FAR_FUTURE, JobStatus, JobType, KnownJob, WaitReason
-from archsync.core.placing import is_wanted, root
+from archsync.core.placing import Decision, is_wanted, root
 from archsync.core.rejection import RejectionTitle
 from archsync.core.study import Instance, Priority, RemovalReason
 
@@ -44,14 +44,31 @@ class Leftover:
 
 def find_leftovers(desired: Desired, held: Held, destination: Destination) -> tuple[Leftover, ...]:
     """What a destination holds under a study, or may hold, that no note withdraws and the platform no longer shows."""
-    wanted = {p.placement_id for i in desired.instances if (p := desired.placement_of(i)) is not None}
-    return tuple(
-        _leftover(h, desired, held, destination)
+    return tuple(_leftover(h, desired, held, destination) for h in _unwanted(desired, held) if h.rejected_by is None)
+
+
+def find_under_way(desired: Desired, held: Held) -> list[HeldInstance]:
+    """What notes name that were built and that the archive has not taken yet."""
+    return [
+        h
         for _, h in sorted(held.instances.items())
-        if h.placed.study_key == desired.study.study_key
-        and h.rejected_by is None
-        and h.placed.placement_id not in wanted
+        if h.placed.study_key == desired.study.study_key and h.rejected_by is not None and not h.is_hidden
+    ]
+
+
+def find_withdrawn(desired: Desired, held: Held, destination: Destination) -> tuple[Leftover, ...]:
+    """What rejection notes withdraw, or have withdrawn, from a destination under a study."""
+    return tuple(
+        _leftover(h, desired, held, destination) for h in _unwanted(desired, held) if h.rejected_by is not None
     )
+
+
+def _unwanted(desired: Desired, held: Held) -> Iterator[HeldInstance]:
+    """What an archive holds, or may hold, under a study and should not."""
+    wanted = {p.placement_id for i in desired.instances if (p := desired.placement_of(i)) is not None}
+    for _, h in sorted(held.instances.items()):
+        if h.placed.study_key == desired.study.study_key and h.placed.placement_id not in wanted:
+            yield h
 
 
 def former_copies(instance: Instance, desired: Desired, held: Held) -> tuple[HeldInstance, ...]:
@@ -72,7 +89,7 @@ def waits_for_note(instance: Instance, desired: Desired, held: Held, destination
 def _leftover(h: HeldInstance, desired: Desired, held: Held, destination: Destination) -> Leftover:
     row = desired.find(h.placed.instance_key)
     successors = tuple(s for s in _successors(h, desired) if destination.covers(s.study.facility))
-    reason = _reason(row, successors)
+    reason = _reason_of_targets(desired, held) if _goes_along(h, row) else _reason(row, successors)
     title = destination.iocm.titles[reason]
     return Leftover(
         held=h,
@@ -96,6 +113,30 @@ def _reason(row: Related | None, successors: tuple[Related, ...]) -> RemovalReas
         is_correction = bool(successors) or (row is not None and row.instance.removed_at is None)
         return RemovalReason.WRONG_WORKLIST_ENTRY if is_correction else RemovalReason.UNSPECIFIED
     return said
+
+
+def _goes_along(h: HeldInstance, row: Related | None) -> bool:
+    """Tell whether the platform shows an instance, and it is withdrawn because all that it points at is."""
+    return h.placed.decision is Decision.WITHDRAW and row is not None and row.instance.removed_at is None
+
+
+#: Of several reasons in one study, the one that an object goes for which points at what was removed.
+_GRAVEST = (
+    RemovalReason.PATIENT_SAFETY,
+    RemovalReason.UNSPECIFIED,
+    RemovalReason.QUALITY,
+    RemovalReason.RETENTION_EXPIRED,
+)
+
+
+def _reason_of_targets(desired: Desired, held: Held) -> RemovalReason:
+    """Why instances of a study went that nothing took the place of: their titles are that of what goes along."""
+    reasons = set()
+    for h in _unwanted(desired, held):
+        row = desired.find(h.placed.instance_key)
+        if not _goes_along(h, row) and not any(_successors(h, desired)):
+            reasons.add(_reason(row, ()))
+    return next((reason for reason in _GRAVEST if reason in reasons), RemovalReason.UNSPECIFIED)
 
 
 def _is_note_first(
@@ -184,11 +225,7 @@ def plan_withdrawal(desired: Desired, held: Held, destination: Destination, *, o
     new_suppressed = tuple(s for s in suppressed if s[1] not in known)
 
     jobs = held.note_jobs
-    under_way = [
-        h
-        for _, h in sorted(held.instances.items())
-        if h.placed.study_key == desired.study.study_key and h.rejected_by is not None and not h.is_hidden
-    ]
+    under_way = find_under_way(desired, held)
     if not to_send and not under_way:
         at_rest = tuple(j.job_id for j in jobs if j.status in _AT_REST)
         return WithdrawalPlan("nothing is to be withdrawn", leftovers, suppressed=new_suppressed, closes=at_rest)
@@ -280,7 +317,7 @@ def _note_work(
         not_before, reason = now + timedelta(seconds=destination.settle_s), WaitReason.SETTLING
     return NoteWork(
         priority=study.priority,
-        content_digest=_digest(to_send, "note", *(f"{h.placed.placement_id}:0" for h in under_way)),
+        content_digest=note_digest(to_send, under_way),
         instances=len(to_send) + len(under_way),
         not_before=not_before,
         wait_reason=reason,
@@ -294,8 +331,12 @@ def _same_gate(job: KnownJob, work: NoteWork) -> bool:
     return (job.not_before == FAR_FUTURE) == (work.not_before == FAR_FUTURE)
 
 
+def note_digest(to_send: Iterable[Leftover], under_way: Iterable[HeldInstance]) -> str:
+    """Tells apart what a kos job is to withdraw, and what that still waits for."""
+    return _digest(to_send, "note", *(f"{h.placed.placement_id}:0" for h in under_way))
+
+
 def _digest(leftovers: Iterable[Leftover], kind: str, *others: str) -> str:
-    """Tells apart what is to be withdrawn, and what it still waits for."""
     parts = [f"{item.held.placed.placement_id}:{len(item.missing)}" for item in leftovers]
     return _hash([kind, *sorted([*parts, *others])])
 

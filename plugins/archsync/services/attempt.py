@@ -38,6 +38,8 @@ __all__ = ["Attempt", "Ended", "Run", "TakenAway", "run_attempt"]
 
 #: How often an attempt that is busy with one large instance says that it is alive, in seconds.
 HEARTBEAT_S = 15.0
+#: Attempts after which a failure of unclear kind (0110, unknown codes) counts as permanent.
+LIMITED_TRIES = 3
 
 Answer = TypeVar("Answer")
 

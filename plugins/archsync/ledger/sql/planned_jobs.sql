@@ -61,7 +61,7 @@ where destination_id = %(destination_id)s and study_key = any(%(study_keys)s) an
 
 -- name: known_jobs
 -- For planning: the undone store and kos jobs of studies and, where it is the latest of its kind, the one that an administrator
--- cancelled (one that we cancelled was superseded, or had nothing to do); and the latest that a rule suppressed.
+-- cancelled (one that we cancelled was superseded, or had nothing to do); and those that a rule suppressed.
 select job_id, destination_id, study_key, job_type, status, content_digest, priority, wait_reason, not_before, created_at,
        requested_by, adt_change, patient_key, prior_patient_key
 from job j
@@ -72,7 +72,7 @@ where destination_id = any(%(destination_ids)s) and study_key = any(%(study_keys
           and not exists (select from job l where l.destination_id = j.destination_id and l.study_key = j.study_key
                           and (l.job_type = 'kos') = (j.job_type = 'kos') and l.job_type in ('archive', 'dicom', 'kos')
                           and l.job_id > j.job_id)
-       or job_type = 'iocm' and status = 'suppressed' and content_digest is not null)
+       or job_type in ('iocm', 'kos') and status = 'suppressed' and content_digest is not null)
 order by job_id;
 
 -- name: known_patient_jobs
