@@ -33,8 +33,12 @@ def tell(ledger: Ledger, destination_id: int, patient: HeldPatient, *, prior_pat
     """Record what a destination acknowledged: how it knows a patient now, and who gave way to them."""
     ledger.execute(SQL["tell"], _row(destination_id, patient))
     if prior_patient_key is not None:
-        gave_way = {"destination_id": destination_id, "patient_key": prior_patient_key}
-        ledger.execute(SQL["merge"], {**gave_way, "merged_into": patient.patient_key})
+        merge(ledger, destination_id, prior_patient_key, into=patient.patient_key)
+
+
+def merge(ledger: Ledger, destination_id: int, patient_key: str, *, into: str) -> None:
+    """Record that a patient gave way to another at a destination."""
+    ledger.execute(SQL["merge"], {"destination_id": destination_id, "patient_key": patient_key, "merged_into": into})
 
 
 def holders(ledger: Ledger, destination_id: int, patient_id: str, issuer_of_patient_id: str | None) -> set[str]:

@@ -56,6 +56,11 @@ def queue(ledger: Ledger, study_keys: Sequence[str]) -> None:
     ledger.execute(SQL["queue_studies"], {"study_keys": list(study_keys)})
 
 
+def queue_patients(ledger: Ledger, patient_keys: Sequence[str]) -> None:
+    """Have all studies looked at again that were filed under some patients."""
+    ledger.execute(SQL["queue_patients"], {"patient_keys": list(patient_keys)})
+
+
 def take(ledger: Ledger, limit: int) -> list[str]:
     """Take studies to plan; call inside the transaction that writes their jobs."""
     return [row["study_key"] for row in ledger.fetch_all(SQL["take_queued"], {"limit": limit})]

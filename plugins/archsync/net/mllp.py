@@ -61,6 +61,7 @@ class MllpClient:
         self._socket: socket.socket | None = None
         self._decoder = FrameDecoder()
         self._used_at_s = 0.0
+        self._is_kept = False
         self._answered: deque[str] = deque(maxlen=_REMEMBERED_ANSWERS)
 
     def __enter__(self) -> MllpClient:
@@ -101,6 +102,7 @@ class MllpClient:
         if self._tls is not None:
             connection = self._start_tls(connection, self._tls)
         self._socket = connection
+        self._is_kept = False  # until it has served
         self._used_at_s = time.monotonic()
         self._decoder = FrameDecoder()
         self._answered.clear()
@@ -125,13 +127,13 @@ class MllpClient:
         if not header.control_id:
             raise InvalidInput("the message has no control id (MSH-10)", code="hl7-invalid-message")
         frame = encode_frame(message)
-        kept = self._socket
         self.connect()
+        is_kept = self._is_kept
         try:
             try:
                 ack = self._exchange(frame, header.control_id)
             except _ConnectionLost as exc:
-                if self._socket is not kept:
+                if not is_kept:
                     raise self._no_answer(self._tls_objection()) from exc
                 was_unanswered = True
                 ack = self._send_again(frame, header.control_id)
@@ -139,6 +141,7 @@ class MllpClient:
             self.close()
             raise
         self._used_at_s = time.monotonic()
+        self._is_kept = True
         self._answered.append(header.control_id)
         rule = explain_ack(
             ack,

@@ -6,8 +6,9 @@ from datetime import datetime
 
 from archsync.core.job import Job, JobStatus, JobType, WaitReason
 from archsync.errors import InvalidInput
-from archsync.ledger import destinations, jobs, plan_queue, planned_jobs
+from archsync.ledger import destinations, jobs, planned_jobs
 from archsync.ledger.database import Ledger
+from archsync.services.taking import look_again
 
 
 def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
@@ -128,8 +129,8 @@ def record_killed(ledger: Ledger, job_id: int, *, will_retry: bool, try_number: 
             reason_code="task-killed",
             reason=_KILLED,
         )
-    if job.study_key is not None and not will_retry:
-        plan_queue.queue(ledger, [job.study_key])
+    if not will_retry:
+        look_again(ledger, job)
 
 
 _KILLED = "The task's process was killed; what it had stored is kept, the rest is sent again."
@@ -162,5 +163,5 @@ def record_marked(ledger: Ledger, job_id: int, *, as_success: bool, actor: str) 
         destinations.audit(
             ledger, actor=actor, action=f"job.marked-{'success' if as_success else 'failed'}", subject=f"job {job_id}"
         )
-    if job.study_key is not None and not as_success:
-        plan_queue.queue(ledger, [job.study_key])
+    if not as_success:
+        look_again(ledger, job)

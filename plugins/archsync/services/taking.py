@@ -105,9 +105,14 @@ def _give_up_killed(ledger: Ledger, job: Job) -> Ended:
 
 
 def look_again(ledger: Ledger, job: Job) -> None:
-    """Have the job's study planned again: what changed since the job looked was covered by it, and is no longer."""
+    """Have the job's study planned again: what changed since the job looked was covered by it, and is no longer.
+
+    Of an adt job it is every study that was filed under its patients.
+    """
     if job.study_key is not None:
         plan_queue.queue(ledger, [job.study_key])
+    else:
+        plan_queue.queue_patients(ledger, [key for key in (job.patient_key, job.prior_patient_key) if key is not None])
 
 
 def _put_back(ledger: Ledger, job: Job, why: WaitReason, message: str) -> Ended:

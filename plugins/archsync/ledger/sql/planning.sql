@@ -14,6 +14,12 @@ where %(resets)s::bigint is null or known.resets = %(resets)s;
 insert into study_queue (study_key) select distinct key from unnest(%(study_keys)s::text[]) as key order by key
 on conflict (study_key) do nothing;
 
+-- name: queue_patients
+-- Look again at all studies that were filed under these patients.
+insert into study_queue (study_key)
+select distinct study_key from placed_series where patient_key = any(%(patient_keys)s) order by study_key
+on conflict (study_key) do nothing;
+
 -- name: take_queued
 -- Take some studies to plan; they leave the queue when the transaction commits.
 delete from study_queue where study_key in (
