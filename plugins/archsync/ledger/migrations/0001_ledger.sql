@@ -224,9 +224,9 @@ create table job (
 create unique index job_one_queued on job (destination_id, study_key)
     where status in ('waiting', 'ready') and job_type in ('archive', 'dicom');
 -- The dispatcher's order: most urgent, then oldest.
-create index job_waiting on job (destination_id, priority, job_id) where status = 'waiting';
+create index job_waiting on job (destination_id, job_type, priority, job_id) where status = 'waiting';
 -- What falls due next.
-create index job_due on job (not_before) where status = 'waiting';
+create index job_due on job (not_before) where status = 'waiting' and job_type <> 'iocm';
 -- The lane rule, the planner and the sweeper look at jobs that are not done.
 create index job_undone_lane on job (destination_id, patient_key, job_id)
     where status in ('waiting', 'ready', 'running', 'retrying', 'failed');
