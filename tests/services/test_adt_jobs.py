@@ -13,10 +13,12 @@ from archsync.core.adt import CharacterSet, MergeTrigger, UpdateTrigger
 from archsync.core.identity import HeldPatient
 from archsync.core.job import AdtChange, JobStatus, JobType, WaitReason
 from archsync.core.naming import DagKind
+from archsync.errors import ConfigurationError, InvalidInput
 from archsync.ledger import adt_messages, destinations, jobs, patients
 from archsync.ledger.jobs import JobFilter
 from archsync.services import adt, job_control
 from archsync.services.adt import run_adt_job
+from archsync.services.adt_request import request_adt
 from archsync.services.attempt import Ended, Run
 from archsync.simulate.adt_receiver import AdtScript, Hangup, Reply, SimulatedAdtReceiver
 from archsync.simulate.volumes import DemoPatient, VolumeStudy, make_uid, write_volume
@@ -640,3 +642,57 @@ def test_a_message_is_shown_with_the_patient_masked_and_plain_only_with_an_audit
     (plain,) = adt.describe(ledger, job_id, phi=True, actor="anna")
     assert "PLANTEDNEW" in plain.text
     assert ledger.fetch_all(audits) == [{"actor": "anna", "subject": f"job {job_id}"}]
+
+
+# -- asked for ---------------------------------------------------------------------------------------------------------
+
+
+def ask(ward, **who: str) -> int | None:
+    return request_adt(
+        ward.site.platform, ward.site.ledger, destination="vna", requested_by="me", now=datetime.now(UTC), **who
+    )
+
+
+@pytest.mark.parametrize("by", ["study", "identifier"])
+def test_asking_for_a_patient_gives_one_job_after_the_other_until_the_archive_knows_all(ward, by):
+    maria = ward.admit(MARIA)
+    ward.site.pacs.correct_name(maria, "Plantedname^Mary")
+    ward.site.pacs.change_mrn(maria, "PLANTEDNEW")
+    who = (
+        {"study_instance_uid": ward.site.study_uid(ward.studies[maria])}
+        if by == "study"
+        else {"patient_id": "PLANTEDNEW", "issuer_of_patient_id": "CITYMRN"}
+    )
+    first = ask(ward, **who)
+    assert ask(ward, **who) == first
+    assert ward.site.job(first).requested_by == "me"
+    assert ward.run(first).status is JobStatus.SUCCEEDED
+    second = ask(ward, **who)
+    assert ward.run(second).status is JobStatus.SUCCEEDED
+    assert ask(ward, **who) is None
+    assert ward.triggers() == ["A40", "A08"]
+    assert ward.plan() == []
+
+
+def test_asking_takes_a_cancellation_back(ward):
+    maria = ward.admit(MARIA)
+    ward.site.pacs.correct_name(maria, "Plantedname^Mary")
+    (job_id,) = ward.plan()
+    job_control.cancel(ward.site.ledger, job_id, actor="admin", reason="not now")
+    uid = ward.site.study_uid(ward.studies[maria])
+    assert ask(ward, study_instance_uid=uid) == job_id
+    assert ward.run(job_id).status is JobStatus.SUCCEEDED
+
+
+def test_asking_for_nobody_or_nowhere_says_what_is_wrong(ward):
+    ward.admit(MARIA)
+    with pytest.raises(InvalidInput) as nobody:
+        ask(ward, patient_id="PLANTEDNOBODY")
+    assert nobody.value.code == "unknown-patient"
+    assert "PLANTED" not in nobody.value.message
+    with pytest.raises(InvalidInput):
+        ask(ward)
+    ward.set(adt_host=None)
+    with pytest.raises(ConfigurationError) as nowhere:
+        ask(ward, patient_id="PLANTEDMRN1")
+    assert nowhere.value.code == "adt-not-configured"

@@ -34,6 +34,7 @@ from archsync.ledger import destinations
 from archsync.operators._engine import RETRIES, DestinationRetryPolicy, jobs_asset
 from archsync.operators.archive_study import ArchiveStudyOperator
 from archsync.operators.dispatch import DispatchOperator, MaintainOperator
+from archsync.operators.send_adt import SendAdtOperator
 from archsync.triggers.work import WorkTrigger
 
 log = logging.getLogger(__name__)
@@ -270,4 +271,5 @@ turn comes.
 #: The task of each kind of DAG. A kind that is not here has no DAGs, and its jobs wait.
 _JOB_TASKS = {
     DagKind.ARCHIVE: _JobTask("archive", ArchiveStudyOperator, "studies", _archive_doc),
+    DagKind.ADT: _JobTask("send_adt", SendAdtOperator, "ADT messages", _adt_doc),
 }

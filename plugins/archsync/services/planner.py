@@ -11,7 +11,7 @@ from archsync.core.destination import Destination
 from archsync.core.job import JobStatus
 from archsync.core.planning import Plan, Rule, StorePlan, plan, unverified_instances
 from archsync.core.study import Study
-from archsync.core.withdrawal import WithdrawalPlan
+from archsync.core.withdrawal import WithdrawalPlan, former_copies
 from archsync.errors import InvalidInput
 from archsync.ledger import destinations, holdings, plan_queue, planned_jobs
 from archsync.ledger.database import Ledger
@@ -106,7 +106,23 @@ def _plan_batch(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *
         for c in found.compared
     ]
     made, refreshed = _write(platform, ledger, planned, now=now)
+    if former := _former_studies(planned) - set(study_keys):
+        plan_queue.queue(ledger, sorted(former))
     return PlanningReport(len(study_keys), made, refreshed, len(found.rejected))
+
+
+def _former_studies(planned: Iterable[PlannedStudy]) -> set[str]:
+    """The studies that instances came from and under which an archive still has them.
+
+    One that was merged into another and deleted has no row left that could say that it changed.
+    """
+    return {
+        copy.placed.study_key
+        for item in planned
+        for instance in item.desired.instances
+        for copy in former_copies(instance, item.desired, item.held)
+        if copy.rejected_by is None and copy.placed.study_key != item.study.study_key
+    }
 
 
 def _close_vanished(ledger: Ledger, study_keys: Sequence[str]) -> None:
@@ -151,7 +167,7 @@ def _write(platform: Platform, ledger: Ledger, planned: Sequence[PlannedStudy], 
     Messages about patients come first, so that images with a new identity wait for them; then what is stored, so that
     a rejection note can wait for its replacements.
     """
-    made = _write_adt(ledger, planned, now=now)
+    made = write_adt(ledger, planned, now=now)
     refreshed = 0
     for item in planned:
         new, updated = _write_store(ledger, item)
@@ -163,7 +179,7 @@ def _write(platform: Platform, ledger: Ledger, planned: Sequence[PlannedStudy], 
     return made, refreshed
 
 
-def _write_adt(ledger: Ledger, planned: Iterable[PlannedStudy], *, now: datetime) -> int:
+def write_adt(ledger: Ledger, planned: Iterable[PlannedStudy], *, now: datetime) -> int:
     """Make the jobs for messages about patients: one, however many studies of a patient show the same difference."""
     seen: set[tuple[int, str, str, str | None]] = set()
     for item in planned:
