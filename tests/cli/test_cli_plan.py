@@ -38,8 +38,8 @@ def test_the_plan_says_for_every_study_and_destination_what_and_why(run, uids, t
     assert lines[0] == f"{uids[0]} (CITY, Pending)"
     assert lines[1].startswith("  early: send archive job: 1 image, ")
     assert lines[1].endswith("(due: 1 of 1 instances are missing)")
-    assert lines[2] == "  region: nothing (out_of_scope: facility CITY is not in scope)"
-    assert lines[5] == "  region: nothing (not_reached: exam status Pending has not reached Completed)"
+    assert lines[2] == "  region: nothing to store (out_of_scope: facility CITY is not in scope)"
+    assert lines[5] == "  region: nothing to store (not_reached: exam status Pending has not reached Completed)"
     assert lines[6] == f"{uids[2]} (SOUTH, Completed)"
     assert lines[8].startswith("  region: send archive job: ")
     assert lines[-1].startswith("3 studies: 4 new jobs, 0 brought up to date, 0 closed; ")

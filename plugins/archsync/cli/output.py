@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
+from archsync.core.wording import count as count  # for the commands, with the rest of how answers look
+from archsync.core.wording import moment as moment
+from archsync.core.wording import size as size
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -89,23 +93,3 @@ def write_facts(facts: Iterable[tuple[str, object]]) -> None:
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
         click.echo(f"{name.ljust(width)}  {value}")
-
-
-def moment(value: datetime | None) -> str:
-    """A moment to the second, in UTC."""
-    return "" if value is None else value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def size(size_bytes: int) -> str:
-    """A size in the largest unit that fits."""
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def count(number: int, what: str, plural: str | None = None) -> str:
-    """``1 study``, ``2 studies``."""
-    return f"{number} {what if number == 1 else plural or what + 's'}"

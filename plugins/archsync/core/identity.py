@@ -134,7 +134,7 @@ def _plan_one(
     same = [j for j in known if j.adt_change is change and j.prior_patient_key == prior_key]
     if any(not j.status.is_done and j.status is not JobStatus.FAILED for j in same):
         return None  # it finds what to say when it runs, and the patient is looked at again when it ended
-    rule = _rule_against(change, old, patient, destination)
+    rule = rule_against(change, old, patient, destination)
     if any(j.content_digest == digest and (rule or j.status is not JobStatus.SUPPRESSED) for j in same):
         return None  # failed, cancelled or suppressed, for this very difference
     return AdtWork(
@@ -147,7 +147,8 @@ def _plan_one(
     )
 
 
-def _rule_against(change: AdtChange, old: HeldPatient, patient: Patient, destination: Destination) -> Suppressed | None:
+def rule_against(change: AdtChange, old: HeldPatient, patient: Patient, destination: Destination) -> Suppressed | None:
+    """The rule under which a destination is not told of a change, or None. ``old``: what it knows instead."""
     if destination.adt is None:
         return Suppressed(
             "adt-not-configured",
