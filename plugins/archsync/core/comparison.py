@@ -51,6 +51,10 @@ class Desired:
     related: Mapping[str, Related] = field(default_factory=dict)
     replacements: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origins: Mapping[str, InstanceUids] = field(default_factory=dict)
+    _rows: Mapping[str, Instance] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_rows", {i.instance_key: i for i in self.study.instances})
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -59,7 +63,7 @@ class Desired:
 
     def find(self, instance_key: str) -> Related | None:
         """The platform's row of an instance, wherever it is now; None: it has none any more."""
-        own = next((i for i in self.study.instances if i.instance_key == instance_key), None)
+        own = self._rows.get(instance_key)
         return Related(self.study, own) if own is not None else self.related.get(instance_key)
 
     def placement_of(self, instance: Instance, study: Study | None = None) -> Placed | None:
@@ -85,6 +89,17 @@ class Held:
     jobs: tuple[KnownJob, ...] = ()
     patients: Mapping[str, HeldPatient] = field(default_factory=dict)
     patient_jobs: tuple[KnownJob, ...] = ()
+    _by_instance: Mapping[str, tuple[HeldInstance, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        found: dict[str, tuple[HeldInstance, ...]] = {}
+        for h in self.instances.values():
+            found[h.placed.instance_key] = (*found.get(h.placed.instance_key, ()), h)
+        object.__setattr__(self, "_by_instance", found)
+
+    def copies_of(self, instance_key: str) -> tuple[HeldInstance, ...]:
+        """The placements of an instance there."""
+        return self._by_instance.get(instance_key, ())
 
     @property
     def is_archived(self) -> bool:

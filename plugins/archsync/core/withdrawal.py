@@ -73,9 +73,9 @@ def _unwanted(desired: Desired, held: Held) -> Iterator[HeldInstance]:
 
 def former_copies(instance: Instance, desired: Desired, held: Held) -> tuple[HeldInstance, ...]:
     """The other placements at an archive that an instance takes the place of: its own, and of the row it replaces."""
-    keys = (instance.instance_key, instance.replaces_instance_key)
     current = desired.placement_of(instance)
-    return tuple(h for h in held.instances.values() if h.placed.instance_key in keys and h.placed != current)
+    own = tuple(h for h in held.copies_of(instance.instance_key) if h.placed != current)
+    return own + (held.copies_of(instance.replaces_instance_key) if instance.replaces_instance_key else ())
 
 
 def waits_for_note(instance: Instance, desired: Desired, held: Held, destination: Destination) -> bool:

@@ -124,6 +124,16 @@ class Attempt:
         if self._taken_away.is_set():
             raise TakenAway
 
+    def confirm_is_ours(self) -> None:
+        """As :meth:`check_is_ours`, but ask the ledger: before what can't be taken back.
+
+        Raises:
+            TakenAway: the job was taken away.
+        """
+        if not jobs.renew_lease(self.ledger, self.job.job_id, self.attempt_id):
+            self._taken_away.set()
+        self.check_is_ours()
+
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than the job is ours.
 

@@ -121,7 +121,7 @@ class _NoteJob:
                 return waiting
             if not self._destination.iocm.supports_iocm:
                 raise self._by_hand(len(to_send))
-            self._attempt.check_is_ours()
+            self._attempt.confirm_is_ours()
             self._builder.build(compared, to_send, issued_at=self._attempt.now())
             compared = self._compare() or compared
         raise PeerUnavailable(
@@ -189,7 +189,7 @@ class _NoteJob:
         """Deliver the notes about the study that the archive has not taken; gives the comparison afterwards."""
         notes = rejection_notes.open_notes(self._ledger, self._job.destination_id, self._study_key)
         for note in notes:
-            self._attempt.check_is_ours()
+            self._attempt.confirm_is_ours()
             self._deliver(note, compared)
         return (self._compare() or compared) if notes else compared
 
@@ -206,7 +206,7 @@ class _NoteJob:
             verdict = NOT_ACCEPTED
         match verdict.answer:
             case NoteAnswer.STORED:
-                self._record_taken(note, compared, outcome.status)
+                self._record_taken(note, compared, outcome.status, hides=len(named))
             case NoteAnswer.NAMES_UNKNOWN:
                 self._drop_unknown(note, named, verdict, outcome.status)
             case NoteAnswer.ALREADY_REJECTED_OTHER_TITLE:
@@ -253,14 +253,14 @@ class _NoteJob:
 
     # -- answers -------------------------------------------------------------------------------------------------
 
-    def _record_taken(self, note: Note, compared: Compared, status: int | None) -> None:
+    def _record_taken(self, note: Note, compared: Compared, status: int | None, *, hides: int) -> None:
         """The archive took a note: what waited for that, in this study and others, is looked at again."""
         others = {r.study.study_key for r in compared.desired.related.values()}
         with self._ledger.transaction():
             # Before the job's row is locked: the planner takes its locks in this order too.
             plan_queue.queue(self._ledger, sorted({self._study_key, *others}))
             rejection_notes.mark_stored(self._ledger, note.note_id, store_status=status or 0)
-            self._attempt.add_progress(instances=note.instances)
+            self._attempt.add_progress(instances=hides)
         self._taken.append(note)
 
     def _give_up(
@@ -309,7 +309,7 @@ class _NoteJob:
             holdings.release(
                 self._ledger, self._job.destination_id, note.note_id, [h.placed.placement_id for h in shown]
             )
-        self._record_taken(note, compared, status)
+        self._record_taken(note, compared, status, hides=len(named) - len(shown))
 
     def _follow_adt(self, compared: Compared, verdict: NoteVerdict) -> None:
         """The archive knows the patient otherwise: if a message about them is on its way, a later job follows it."""
@@ -372,12 +372,15 @@ class _NoteJob:
             if shown:
                 self._remarks.append(f"The archive goes on showing {len(shown)} of them, as it may under title 113001.")
             return
-        broken = [n for n in notes if n.note_id in {h.rejected_by for h in wrong}]
+        broken = {h.rejected_by for h in wrong}
+        undone = sum(h.rejected_by in broken for h in _named(compared, notes))
         with self._ledger.transaction():
-            for note in broken:
-                rejection_notes.reopen(self._ledger, note.note_id)
-            undone = sum(note.instances for note in broken)
-            self._attempt.add_progress(instances=-undone, failed=undone)
+            for note in notes:
+                if note.note_id in broken:
+                    rejection_notes.reopen(self._ledger, note.note_id)
+            self._attempt.add_progress(instances=-undone)
+        self._set_scope(self._compare() or compared)
+        self._attempt.add_progress(instances=0, failed=undone)
         raise PeerRefused(
             f"the archive took the rejection note and still lists {len(wrong)} of the instances that it names;"
             f" the first is {wrong[0].placed.uids.sop_instance_uid}",
