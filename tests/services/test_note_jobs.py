@@ -823,9 +823,8 @@ def add_pointer(ws, study_key: str, references: list[str], sop_class_uid: str = 
     """Put an object that points at others into a study and archive it; gives its SOP Instance UID."""
     model = dcmread(next(ws.site.folder.glob(f"{ws.site.study_uid(study_key)}/*")))
     uid = make_uid(ws.site.folder, "pointer", *references, sop_class_uid)
-    for keyword in ("PixelData", "Rows", "Columns", "InstanceNumber"):
-        if keyword in model:
-            del model[keyword]
+    for tag in [element.tag for element in model if element.tag.group in (0x0028, 0x7FE0)]:
+        del model[tag]
     model.SOPClassUID = model.file_meta.MediaStorageSOPClassUID = sop_class_uid
     model.SOPInstanceUID = model.file_meta.MediaStorageSOPInstanceUID = uid
     model.SeriesInstanceUID = make_uid(uid, "series")
@@ -840,10 +839,10 @@ def add_pointer(ws, study_key: str, references: list[str], sop_class_uid: str = 
         series.ReferencedImageSequence.append(item)
     model.ReferencedSeriesSequence = [series]
     path = ws.site.folder / f"{uid}.dcm"
-    model.save_as(path)
+    model.save_as(path, enforce_file_format=True)
     ws.pacs.add_instances(study_key, [path])
-    ws.settle()
-    assert uid in ws.archive.stored
+    ended = ws.settle()
+    assert uid in ws.archive.stored, ended
     return uid
 
 
