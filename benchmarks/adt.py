@@ -2,8 +2,8 @@
 
     scripts/benchmark adt [--rounds 5] [--messages 2000] [--json FILE]
 
-Interleaved A B A B. The simulated receiver runs in a process of its own; each message waits for its acknowledgement. Our
-client reads the whole frame, checks MSA-2 and classifies the answer, which python-hl7's does not: it returns what one
+Interleaved A B A B. The simulated receiver runs in a process of its own; each message waits for its acknowledgement.
+Our client reads the whole frame, checks MSA-2 and classifies the answer; python-hl7's does not: it returns what one
 recv gives. hl7apy builds the same A08 from its field tree, in tolerant mode. `checked` is our builder with the check
 that every message passes before it leaves. Trust the ratios.
 """
