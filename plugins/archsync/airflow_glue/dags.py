@@ -35,6 +35,7 @@ from archsync.operators._engine import RETRIES, DestinationRetryPolicy, jobs_ass
 from archsync.operators.archive_study import ArchiveStudyOperator
 from archsync.operators.dispatch import DispatchOperator, MaintainOperator
 from archsync.operators.send_adt import SendAdtOperator
+from archsync.operators.send_rejection_note import SendRejectionNoteOperator
 from archsync.triggers.work import WorkTrigger
 
 log = logging.getLogger(__name__)
@@ -271,5 +272,6 @@ turn comes.
 #: The task of each kind of DAG. A kind that is not here has no DAGs, and its jobs wait.
 _JOB_TASKS = {
     DagKind.ARCHIVE: _JobTask("archive", ArchiveStudyOperator, "studies", _archive_doc),
+    DagKind.IOCM: _JobTask("send_note", SendRejectionNoteOperator, "rejection notes", _iocm_doc),
     DagKind.ADT: _JobTask("send_adt", SendAdtOperator, "ADT messages", _adt_doc),
 }

@@ -66,6 +66,18 @@ def take(ledger: Ledger, limit: int) -> list[str]:
     return [row["study_key"] for row in ledger.fetch_all(SQL["take_queued"], {"limit": limit})]
 
 
+def take_these(ledger: Ledger, study_keys: Sequence[str]) -> None:
+    """Take studies to plan, queued or not; whoever wants to plan one of them too waits for the transaction."""
+    queue(ledger, study_keys)
+    ledger.execute(SQL["take_these"], {"study_keys": list(study_keys)})
+
+
+def sent_as(ledger: Ledger, study_instance_uid: str) -> list[str]:
+    """The keys of the studies that ever went out under a Study Instance UID."""
+    rows = ledger.fetch_all(SQL["sent_as"], {"study_instance_uid": study_instance_uid})
+    return [row["study_key"] for row in rows]
+
+
 def record_problem(ledger: Ledger, study_key: str, error: ArchsyncError) -> None:
     """Show a study that can't be planned, with its reason."""
     ledger.execute(SQL["record_problem"], {"study_key": study_key, "code": error.code, "message": error.message})

@@ -94,6 +94,13 @@ def plan_queued(platform: Platform, ledger: Ledger, *, now: datetime, max_studie
     return report
 
 
+def plan_now(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *, now: datetime) -> PlanningReport:
+    """Plan some studies at once, whether they are queued or not."""
+    with ledger.transaction():
+        plan_queue.take_these(ledger, study_keys)
+        return _plan_batch(platform, ledger, study_keys, now=now)
+
+
 def _plan_batch(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *, now: datetime) -> PlanningReport:
     found = compare(platform, ledger, study_keys)
     for study_key, error in found.rejected.items():

@@ -26,6 +26,14 @@ delete from study_queue where study_key in (
     select study_key from study_queue order by queued_at limit %(limit)s for update skip locked)
 returning study_key;
 
+-- name: take_these
+-- Take these studies to plan; who wants to plan them too waits until the transaction commits.
+delete from study_queue where study_key = any(%(study_keys)s);
+
+-- name: sent_as
+-- Which studies ever went out under a Study Instance UID.
+select distinct study_key from placed_series where study_instance_uid = %(study_instance_uid)s order by study_key;
+
 -- name: record_problem
 -- A study the platform describes in a way that can't be used.
 insert into study_problem (study_key, code, message) values (%(study_key)s, %(code)s, %(message)s)
