@@ -58,6 +58,8 @@ def test_there_is_a_dag_per_destination_beside_dispatcher_and_housekeeper(two_de
         "archsync_maintain",
         "archsync_archive__vna1",
         "archsync_archive__vna2",
+        "archsync_iocm__vna1",
+        "archsync_iocm__vna2",
         "example_archive_after_pipeline",
     }
     for dag in bag.dags.values():
