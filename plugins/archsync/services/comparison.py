@@ -161,13 +161,14 @@ class _Reading:
     def _read_related(self, studies: Mapping[str, Study]) -> tuple[dict[str, Related], dict[str, tuple[str, ...]]]:
         """Where instances are now that archives hold under these studies, and what replaces or is replaced by them."""
         present = {(s.study_key, i.instance_key) for s in studies.values() for i in s.present_instances}
-        rows = {i.instance_key for s in studies.values() for i in s.instances}
-        gone = {
-            p.instance_key
+        rows = {i.instance_key: s.study_key for s in studies.values() for i in s.instances}
+        gone_from = {
+            (key, p.instance_key)
             for key in studies
             for p in self._by_study.get(key, [])
             if (key, p.instance_key) not in present and self._is_held_somewhere(p)
         }
+        gone = {key for _, key in gone_from}
         former = {
             key
             for s in studies.values()
@@ -176,11 +177,13 @@ class _Reading:
         }
         if not gone and not former:
             return {}, {}
-        found = dict(self._platform.find_instances((gone | former) - rows))
+        found = dict(self._platform.find_instances((gone | former) - rows.keys()))
+        # What moved from one study of this batch to another has its row here already.
+        found.update({key: rows[key] for study_key, key in gone_from if rows.get(key, study_key) != study_key})
         replacements: dict[str, tuple[str, ...]] = {}
         for original, pairs in self._platform.find_replacements(gone).items():
             replacements[original] = tuple(key for _, key in pairs)
-            found.update({key: study_key for study_key, key in pairs if key not in rows})
+            found.update({key: study_key for study_key, key in pairs if (study_key, original) not in gone_from})
         elsewhere = sorted(set(found.values()) - set(studies))
         others = self._with_holds({s.study_key: s for s in self._platform.fetch_studies(elsewhere).studies})
         here = {**others, **studies}
