@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from archsync.core.job import JobStatus, WaitReason
+from archsync.core.job import JobStatus, JobType, WaitReason
 from archsync.core.naming import DagKind
+from archsync.core.placing import Placed
+from archsync.core.planning import Work
 from archsync.core.retry import Health
+from archsync.core.study import Priority
 from archsync.core.transfer import OutgoingInstance, StoreOutcome, StoreResult
 from archsync.ledger import destinations as store
-from archsync.ledger import holdings, jobs
+from archsync.ledger import holdings, jobs, planned_jobs
 from archsync.platformdb.reader import Platform
 from archsync.services import planner
+from archsync.services.comparison import compare_one
+from archsync.services.placing import offer
 
 RUN = {"dag_id": "archsync_archive__vna1", "run_id": "run-1"}
 
@@ -130,20 +134,21 @@ def test_the_waiting_reason_is_the_one_of_this_moment(run, run_json, ledger, stu
     assert why() == ("destination_down", "`archsync destination test vna1` says where it fails.")
     jobs.move(ledger, 1, JobStatus.READY)
     jobs.move(ledger, 1, JobStatus.WAITING, wait_reason=WaitReason.HOLD)
-    assert why() == ("hold", "Release the study on the platform.")
+    assert why() == (
+        "hold",
+        "Release it: `archsync hold list` shows who holds it back here; if nobody, the platform does.",
+    )
 
 
 def test_a_job_behind_another_names_it(run, run_json, ledger, studies) -> None:
-    fail(ledger, 1)
-    with_late_image = replace(studies[0], instances=studies[0].instances[:1])
-    work = planner.plan(
-        with_late_image, planner.Held(), store.get(ledger, "vna1"), observed_at=datetime.now(UTC)
-    ).new_job[1]
-    job_id = jobs.insert_queued(ledger, jobs.JobType.DICOM, 1, studies[0], work)
+    jobs.begin_attempt(ledger, 1, try_number=1, **RUN)
+    planned = Work(Priority.ROUTINE, "later", studies[0].present_instances[:1], datetime.now(UTC), None)
+    job_id = planned_jobs.insert_store(ledger, JobType.DICOM, 1, studies[0], planned)
     assert "waiting (job 1 first)" in run("jobs", "list", "--type", "dicom").stdout
     shown = run_json("jobs", "show", str(job_id))
     assert (shown["wait_reason"], shown["blocked_by"]) == ("lane", 1)
     assert shown["next_step"] == "See to job 1, which has to finish first."
+    assert "blocked by        job 1, archive, running\n" in run("jobs", "show", str(job_id)).stdout
 
 
 def test_show_tells_attempts_failed_instances_reason_and_next_step(run, run_json, ledger, studies) -> None:
@@ -195,24 +200,22 @@ def test_an_unknown_job_is_refused(run) -> None:
         assert "there is no job 7" in run("jobs", *arguments, status=2).stderr
 
 
-def store_some(ledger, study, *, count: int) -> list[str]:
-    """Let vna1 acknowledge the first images of a study; gives their SOP Instance UIDs."""
-    instances = study.present_instances[:count]
-    outgoing = [
-        OutgoingInstance(i.instance_key, i.sop_class_uid, i.sop_instance_uid, i.transfer_syntax_uid, i.location)
-        for i in instances
-    ]
-    destination_id = store.get(ledger, "vna1").destination_id
-    with ledger.transaction():
-        holdings.StoredRecorder(ledger, destination_id, study).record(
-            [StoreOutcome(o, StoreResult.STORED, 0) for o in outgoing]
+def store_some(ledger, platform_dsn, study, *, count: int) -> list[Placed]:
+    """Let vna1 acknowledge the first images of a study; gives their placements."""
+    target = store.get(ledger, "vna1")
+    with Platform.from_dsn(platform_dsn) as platform:
+        compared = compare_one(platform, ledger, study.study_key, target)
+        placed = offer(
+            ledger, platform, compared.desired, compared.held, target.destination_id, study.present_instances[:count]
         )
-    holdings.mark_verified(ledger, destination_id, [instances[0].instance_key])
-    return [i.sop_instance_uid for i in instances]
+    placements = list(placed.values())
+    holdings.record_stored(ledger, target.destination_id, [(p.placement_id, 0) for p in placements])
+    holdings.mark_verified(ledger, target.destination_id, [placements[0].placement_id])
+    return placements
 
 
-def test_held_lists_studies_and_instances_of_a_study(run, run_json, ledger, studies) -> None:
-    uids = store_some(ledger, studies[0], count=2)
+def test_held_lists_studies_and_instances_of_a_study(run, run_json, ledger, platform_dsn, studies) -> None:
+    uids = [p.uids.sop_instance_uid for p in store_some(ledger, platform_dsn, studies[0], count=2)]
     (held,) = run_json("held", "--destination", "vna1")
     assert held["study_instance_uid"] == studies[0].study_instance_uid
     assert (held["series"], held["instances"], held["verified"], held["rejected"]) == (1, 2, 1, 0)

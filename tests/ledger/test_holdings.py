@@ -318,7 +318,7 @@ def test_questions_go_by_index_and_rows_are_narrow(ledger, many, sql, capsys, po
         "placements": {"study_keys": keys, "instance_keys": ["1000001001", "1000002001"]},
         "held": {"placement_ids": ids, "destination_ids": [first]},
         "instances_of_study": {"destination_id": first, "study_instance_uid": uid},
-        "listing": {"destination_id": first, "study_instance_uid": uid, "limit": 10},
+        "listing": {"destination_id": first, "study_instance_uid": uid, "rejected_only": False, "limit": 10},
         "forget": {"destination_id": first, "placement_ids": ids},
         "mark_verified": {"destination_id": first, "placement_ids": ids},
         "bound_series": {"uids": [uid + ".1"]},

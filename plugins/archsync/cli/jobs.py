@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from archsync.cli.access import Site, pass_site
-from archsync.cli.output import (
-    count,
-    json_option,
-    moment,
-    plain,
-    size,
-    write_facts,
-    write_json,
-    write_json_object,
-    write_table,
-)
-from archsync.core.job import JobStatus, JobType, WaitReason
+from archsync.cli.job_view import as_json as job_as_json
+from archsync.cli.job_view import details_as_json, images, say_status, say_type, write_job
+from archsync.cli.output import count, json_option, moment, write_json, write_json_object, write_table
+from archsync.core.job import JobStatus, JobType
 from archsync.errors import ConfigurationError
 from archsync.ledger import destinations as destination_store
 from archsync.ledger import jobs as store
-from archsync.ledger.jobs import JobFilter, ListedJob
-from archsync.services import advice, job_control
-from archsync.services.dispatch import ExplainedJob, explain
+from archsync.ledger.jobs import JobFilter
+from archsync.services import job_control
+from archsync.services.dispatch import explain
+from archsync.services.explain import describe_job
 
 _AGO = re.compile(r"(\d{1,5})([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -103,18 +95,18 @@ def list_jobs(
             destination_store.get(ledger, name)
         found = explain(ledger, store.listing(ledger, wanted), now=datetime.now(UTC))
     if as_json:
-        write_json(map(_as_json, found))
+        write_json(map(job_as_json, found))
         return
     write_table(
         ("JOB", "TYPE", "STATUS", "DESTINATION", "PRIORITY", "IMAGES", "MADE", "STUDY"),
         [
             (
                 item.job.job_id,
-                item.job.job_type.value,
-                _status(item),
+                say_type(item.job),
+                say_status(item),
                 item.job.destination,
                 item.job.priority.name,
-                f"{item.job.instances_done}/{item.job.instances_total}",
+                images(item.job),
                 moment(item.job.created_at),
                 item.job.study_instance_uid,
             )
@@ -128,67 +120,19 @@ def list_jobs(
 
 @jobs.command()
 @click.argument("job_id", type=int, metavar="JOB")
+@click.option("--phi", is_flag=True, help="Show ADT messages with the patient, as they were sent; this is audited.")
 @json_option
 @pass_site
-def show(site: Site, job_id: int, as_json: bool) -> None:
-    """Show one job: why it is as it is, what to do, its attempts, and each image that was not stored."""
+def show(site: Site, job_id: int, phi: bool, as_json: bool) -> None:
+    """Show one job: why it is as it is, what to do, its attempts and steps, and what it sent besides images."""
     with site.open_ledger() as ledger:
-        listed = ListedJob(store.get(ledger, job_id), store.blocker(ledger, job_id))
-        item = explain(ledger, [listed], now=datetime.now(UTC))[0]
+        found = describe_job(ledger, job_id, now=datetime.now(UTC), phi=phi, actor=site.actor)
         attempts = store.attempts(ledger, job_id)
         failures = store.failures(ledger, job_id)
     if as_json:
-        attempts_json = [{k: v for k, v in asdict(a).items() if k != "job_id"} for a in attempts]
-        write_json_object({**_as_json(item), "attempt_list": attempts_json, "failures": [asdict(f) for f in failures]})
-        return
-    job = item.job
-    write_facts(
-        [
-            ("job", job.job_id),
-            ("type", job.job_type.value),
-            ("status", _status(item)),
-            ("reason", f"{job.reason} [{job.reason_code}]" if job.reason_code else job.reason),
-            ("next step", _next_step(item)),
-            ("destination", job.destination),
-            ("study", job.study_instance_uid),
-            ("facility", job.facility_id),
-            ("priority", job.priority.name),
-            ("images", f"{job.instances_done} of {job.instances_total}, {job.instances_failed} not stored"),
-            ("bytes", f"{size(job.bytes_done)} of {size(job.bytes_total)}"),
-            ("made", moment(job.created_at)),
-            (
-                "may start",
-                moment(job.not_before) if job.status is JobStatus.WAITING and job.not_before.year < 9999 else "",
-            ),
-            ("started", moment(job.started_at)),
-            ("next attempt", moment(job.next_attempt_at)),
-            ("finished", moment(job.finished_at)),
-            ("attempts counted", job.attempts),
-            ("asked for by", job.requested_by),
-            ("decided by", job.decided_by),
-            ("taken over by", f"job {job.superseded_by}" if job.superseded_by else None),
-            ("Airflow", f"DAG {job.dag_id}, run {job.run_id}, try {job.try_number}" if job.run_id else None),
-        ]
-    )
-    if attempts:
-        click.echo()
-        write_table(
-            ("TRY", "STARTED", "ENDED", "OUTCOME", "STORED", "REASON"),
-            [
-                (a.try_number, moment(a.started_at), moment(a.finished_at), a.outcome, a.instances_done, _reason(a))
-                for a in attempts
-            ],
-            empty="",
-        )
-    if failures:
-        click.echo()
-        write_table(
-            ("SOP INSTANCE UID", "STATUS", "CODE", "MESSAGE"),
-            [(f.sop_instance_uid, _hexadecimal(f.store_status), f.code, f.message) for f in failures],
-            empty="",
-        )
-        if len(failures) < job.instances_failed:
-            click.echo(f"The first {len(failures)} of {job.instances_failed} are shown.")
+        write_json_object(details_as_json(found, attempts, failures))
+    else:
+        write_job(found, attempts, failures)
 
 
 @jobs.command()
@@ -214,62 +158,3 @@ def cancel(site: Site, job_ids: tuple[int, ...], reason: str) -> None:
         for job_id in job_ids:
             job_control.cancel(ledger, job_id, actor=site.actor, reason=reason.strip())
     click.echo(f"{count(len(job_ids), 'job')} cancelled.")
-
-
-def _status(item: ExplainedJob) -> str:
-    if item.wait_reason is WaitReason.LANE:
-        return f"waiting (job {item.blocked_by} first)"
-    if item.wait_reason is not None:
-        return f"waiting ({item.wait_reason.value.replace('_', ' ')})"
-    if item.job.status in (JobStatus.FAILED, JobStatus.RETRYING) and item.job.reason_code:
-        return f"{item.job.status.value} ({item.job.reason_code})"
-    return item.job.status.value
-
-
-def _next_step(item: ExplainedJob) -> str:
-    return advice.next_step(item.job, wait_reason=item.wait_reason, blocked_by=item.blocked_by)
-
-
-def _reason(attempt: store.Attempt) -> str:
-    return f"{attempt.reason or ''} [{attempt.reason_code}]" if attempt.reason_code else attempt.reason or ""
-
-
-def _hexadecimal(store_status: int | None) -> str:
-    return "" if store_status is None else f"{store_status:04X}"
-
-
-def _as_json(item: ExplainedJob) -> dict[str, Any]:
-    """A job for programs. The platform's key of the patient stays out."""
-    job = item.job
-    return {
-        "job_id": job.job_id,
-        "job_type": job.job_type.value,
-        "status": job.status.value,
-        "wait_reason": plain(item.wait_reason),
-        "blocked_by": item.blocked_by,
-        "reason_code": job.reason_code,
-        "reason": job.reason,
-        "next_step": _next_step(item),
-        "destination": job.destination,
-        "study_instance_uid": job.study_instance_uid,
-        "study_key": job.study_key,
-        "facility_id": job.facility_id,
-        "priority": job.priority.name,
-        "instances_total": job.instances_total,
-        "instances_done": job.instances_done,
-        "instances_failed": job.instances_failed,
-        "bytes_total": job.bytes_total,
-        "bytes_done": job.bytes_done,
-        "attempts": job.attempts,
-        "created_at": job.created_at,
-        "not_before": job.not_before,
-        "started_at": job.started_at,
-        "next_attempt_at": job.next_attempt_at,
-        "finished_at": job.finished_at,
-        "requested_by": job.requested_by,
-        "decided_by": job.decided_by,
-        "superseded_by": job.superseded_by,
-        "dag_id": job.dag_id,
-        "run_id": job.run_id,
-        "try_number": job.try_number,
-    }

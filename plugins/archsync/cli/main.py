@@ -27,6 +27,7 @@ COMMANDS = {
     "plan": ("archsync.cli.plan", "Say what would be sent where, and why; changes nothing."),
     "jobs": ("archsync.cli.jobs", "Jobs: list, show, retry, cancel."),
     "held": ("archsync.cli.held", "Say what an archive holds."),
+    "hold": ("archsync.cli.hold", "Hold studies back, and release them."),
     "pools": ("archsync.cli.pools", "Airflow's pools, which bound what runs at the same time."),
     "simulate": ("archsync.cli.simulate", "A platform and an archive to try things with."),
 }

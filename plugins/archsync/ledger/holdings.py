@@ -31,12 +31,15 @@ class HeldStudy:
 
 @dataclass(frozen=True, slots=True)
 class HeldInstanceDetail:
-    """One instance at one destination, as that archive knows it. ``rejected_by`` is a note's SOP Instance UID."""
+    """One instance at one destination, as that archive knows it. ``rejected_by`` is a note's SOP Instance UID.
+
+    ``store_status`` is None where the answer was lost, and the archive listed it.
+    """
 
     series_instance_uid: str
     sop_instance_uid: str
     content_version: int
-    store_status: int
+    store_status: int | None
     stored_at: datetime
     verified_at: datetime | None
     rejected_by: str | None
@@ -225,13 +228,21 @@ def set_archived(ledger: Ledger, destination_id: int, study_key: str) -> bool:
 
 
 def listing(
-    ledger: Ledger, destination_id: int, *, study_instance_uid: str | None = None, limit: int = 100
+    ledger: Ledger,
+    destination_id: int,
+    *,
+    study_instance_uid: str | None = None,
+    rejected_only: bool = False,
+    limit: int = 100,
 ) -> list[HeldStudy]:
-    """Studies that a destination holds, latest stored first."""
-    rows = ledger.fetch_all(
-        SQL["listing"],
-        {"destination_id": destination_id, "study_instance_uid": study_instance_uid, "limit": limit},
-    )
+    """Studies that a destination holds, latest stored first; ``rejected_only``: if notes withdrew any of them."""
+    wanted = {
+        "destination_id": destination_id,
+        "study_instance_uid": study_instance_uid,
+        "rejected_only": rejected_only,
+        "limit": limit,
+    }
+    rows = ledger.fetch_all(SQL["listing"], wanted)
     return [HeldStudy(**row) for row in rows]
 
 

@@ -268,6 +268,11 @@ def steps(ledger: Ledger, job_id: int) -> list[Job]:
     return [from_row(row) for row in ledger.fetch_all(SQL["steps"], {"job_id": job_id})]
 
 
+def dependencies(ledger: Ledger, job_id: int) -> list[Job]:
+    """The jobs, done or not, that a job was told to wait for, in their order."""
+    return [from_row(row) for row in ledger.fetch_all(SQL["dependencies"], {"job_id": job_id})]
+
+
 def listing(ledger: Ledger, wanted: JobFilter) -> list[ListedJob]:
     """Jobs that match, newest first, each with what blocks it."""
     rows = ledger.fetch_all(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from datetime import datetime
 
 from archsync.core.rejection import NoteIdentity, RejectionTitle
 from archsync.ledger.database import Ledger, Row
@@ -20,6 +21,29 @@ class Note:
     sop_instance_uid: str
     title: RejectionTitle
     instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRecord:
+    """All that is known of a note. ``encoded`` is None once it was purged; ``abandoned_at``: it was given up."""
+
+    note_id: int
+    job_id: int
+    study_instance_uid: str
+    sop_instance_uid: str
+    title: RejectionTitle
+    scope: int
+    part: int
+    instances: int
+    built_at: datetime
+    sent_at: datetime | None
+    stored_at: datetime | None
+    store_status: int | None
+    abandoned_at: datetime | None
+    encoded: bytes | None = field(repr=False)
+
+
+_RECORD_COLUMNS = [f.name for f in fields(NoteRecord)]
 
 
 def insert(
@@ -69,6 +93,17 @@ def stored_by(ledger: Ledger, job_id: int, note_ids: Collection[int]) -> list[No
 def of_job(ledger: Ledger, job_id: int) -> list[Note]:
     """The notes that a job built, oldest first."""
     return [_note(row) for row in ledger.fetch_all(SQL["of_job"], {"job_id": job_id})]
+
+
+def records(ledger: Ledger, job_id: int) -> list[NoteRecord]:
+    """The same with all that is known of them, for somebody who looks at the job."""
+    found = []
+    for row in ledger.fetch_all(SQL["records"], {"job_id": job_id}):
+        values = {name: row[name] for name in _RECORD_COLUMNS}
+        values["title"] = RejectionTitle(row["title"])
+        values["encoded"] = None if row["encoded"] is None else bytes(row["encoded"])
+        found.append(NoteRecord(**values))
+    return found
 
 
 def encoded(ledger: Ledger, note_id: int) -> bytes:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from archsync.core.archive_answers import ANSWERS
 from archsync.core.job import Job, JobStatus, WaitReason
+from archsync.core.profiles import ArchiveProfile
 from archsync.errors import InvalidInput
+from archsync.messages.note_status import NOT_ACCEPTED
 from archsync.messages.store_status import STATUS_TABLE
 
 _NOTHING = "Nothing to do."
@@ -11,7 +14,7 @@ _NOTHING = "Nothing to do."
 _WAITING = {
     WaitReason.SETTLING: "Nothing to do: it starts when no more images arrive.",
     WaitReason.EXAM_STATUS: "Nothing to do: it goes on when the exam reaches the destination's trigger status again.",
-    WaitReason.HOLD: "Release the study on the platform.",
+    WaitReason.HOLD: "Release it: `archsync hold list` shows who holds it back here; if nobody, the platform does.",
     WaitReason.DISABLED: "`archsync destination enable {destination}` lets it run.",
     WaitReason.SUSPENDED: "Switch the destination's DAG on in Airflow.",
     WaitReason.SEND_WINDOW: "Nothing to do: it starts when the destination's send window opens.",
@@ -36,6 +39,12 @@ _FAILED = {
     "sop-class-not-accepted": "Enable the SOP class at the archive, then `archsync jobs retry {job_id}`.",
     "transfer-syntax-not-accepted": "Enable the transfer syntax at the archive, then `archsync jobs retry {job_id}`.",
     **{row.code: row.next_step for row in STATUS_TABLE},
+    **{row.for_note.code: row.for_note.next_step for row in ANSWERS[ArchiveProfile.DCM4CHEE]},
+    NOT_ACCEPTED.code: NOT_ACCEPTED.next_step,
+    "replacement-missing": "`archsync plan` says why the study that the reason names is not sent; or cancel the job.",
+    "note-not-honoured": "Switch IOCM on at the archive, then `archsync jobs retry {job_id}`; or, if it has none, withdraw"
+    " the instances there by hand, then `archsync jobs cancel {job_id}`.",
+    "withdraw-by-hand": "Withdraw the instances at the archive by hand, then `archsync jobs cancel {job_id}`.",
 }
 
 _OTHERWISE = "Correct the cause that the reason names, then `archsync jobs retry {job_id}`."

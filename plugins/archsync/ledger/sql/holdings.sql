@@ -104,7 +104,7 @@ insert into dependant (placement_id, decision) select unnest(%(placement_ids)s::
 on conflict (placement_id) do update set decision = excluded.decision, decided_at = now();
 
 -- name: listing
--- What a destination holds, per study: instances, verified ones, last stored.
+-- What a destination holds, per study: instances, verified ones, those that a note withdrew, last stored.
 select s.study_instance_uid, s.study_key, count(distinct s.series_instance_uid) as series, count(h.stored_at) as instances,
        count(h.verified_at) as verified, count(n.stored_at) as rejected, max(h.stored_at) as last_stored_at
 from placed_series s join placement p using (placed_series_id) join held_instance h using (placement_id)
@@ -112,6 +112,7 @@ left join rejection_note n on n.note_id = h.rejected_by
 where h.destination_id = %(destination_id)s and h.stored_at is not null
   and (%(study_instance_uid)s::text is null or s.study_instance_uid = %(study_instance_uid)s)
 group by s.study_instance_uid, s.study_key
+having not %(rejected_only)s or count(n.stored_at) > 0
 order by last_stored_at desc
 limit %(limit)s;
 

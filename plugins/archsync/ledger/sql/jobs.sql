@@ -36,6 +36,12 @@ select j.*, d.name as destination from job j join destination d using (destinati
 select j.*, d.name as destination from job j join destination d using (destination_id)
 where j.parent_job_id = %(job_id)s order by j.job_id;
 
+-- name: dependencies
+-- What a job was told to wait for, done or not.
+select j.*, d.name as destination
+from job_dependency w join job j on j.job_id = w.depends_on_job_id join destination d using (destination_id)
+where w.job_id = %(job_id)s order by j.job_id;
+
 -- name: lock
 -- One job with its destination's name, locked until the transaction ends.
 select j.*, d.name as destination from job j join destination d using (destination_id)

@@ -51,3 +51,7 @@ where encoded is not null and coalesce(stored_at, abandoned_at) < now() - make_i
 -- name: of_job
 -- The notes that a job built, oldest first.
 select note_id, sop_instance_uid, title, instances from rejection_note where job_id = %(job_id)s order by note_id;
+
+-- name: records
+-- The notes that a job built, oldest first, whole.
+select * from rejection_note where job_id = %(job_id)s order by note_id;
