@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -30,18 +30,23 @@ _CODE = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 # -- codes -----------------------------------------------------------------------------------------------------------
 
 
-def codes_in_python(source: str) -> set[str]:
+def positions_of_codes(sources: Iterable[str]) -> dict[str, int]:
+    """Where dataclasses that have a field ``code`` take it as a positional argument, by their names."""
+    return {
+        node.name: fields.index("code")
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef) and "code" in (fields := _field_names(node))
+    }
+
+
+def codes_in_python(source: str, positions: dict[str, int]) -> set[str]:
     """The codes that a module states as text.
 
     Keyword arguments ``code=`` and ``reason_code=``, the class attribute ``code``, assignments to a variable ``code``
-    (alone or in a tuple), and the positional argument of a dataclass of this module that has a field ``code``.
+    (alone or in a tuple), and the positional argument of a dataclass that has a field ``code``.
     """
     tree = ast.parse(source)
-    positions = {
-        node.name: fields.index("code")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and "code" in (fields := _field_names(node))
-    }
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword) and node.arg in ("code", "reason_code"):
@@ -97,7 +102,9 @@ def codes_of_tables() -> set[str]:
 
 
 def codes_in_package() -> set[str]:
-    stated = {code for path in PACKAGE.rglob("*.py") for code in codes_in_python(path.read_text(encoding="utf-8"))}
+    sources = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
+    positions = positions_of_codes(sources)
+    stated = {code for source in sources for code in codes_in_python(source, positions)}
     written = {code for path in PACKAGE.rglob("*.sql") for code in codes_in_sql(path.read_text(encoding="utf-8"))}
     return stated | written | codes_of_tables() | {reason.value for reason in WaitReason}
 
@@ -132,7 +139,7 @@ finish(reason_code=given or "else-this")
 result, code = 1, "in-a-tuple"
 Refusal(True, code)
 """
-    assert codes_in_python(source) == {
+    assert codes_in_python(source, positions_of_codes([source])) == {
         "of-a-class", "by-position", "by-keyword", "or-this", "else-this", "in-a-tuple",
     }  # fmt: skip
     assert codes_in_sql("set reason_code = 'plain', reason_code = coalesce(reason_code, 'lost')") == {"plain", "lost"}

@@ -42,8 +42,8 @@ _FAILED = {
     **{row.for_note.code: row.for_note.next_step for row in ANSWERS[ArchiveProfile.DCM4CHEE]},
     NOT_ACCEPTED.code: NOT_ACCEPTED.next_step,
     "replacement-missing": "`archsync plan` says why the study that the reason names is not sent; or cancel the job.",
-    "note-not-honoured": "Switch IOCM on at the archive, then `archsync jobs retry {job_id}`; or, if it has none, withdraw"
-    " the instances there by hand, then `archsync jobs cancel {job_id}`.",
+    "note-not-honoured": "Switch IOCM on at the archive, then `archsync jobs retry {job_id}`; or, if it has none,"
+    " withdraw the instances there by hand, then `archsync jobs cancel {job_id}`.",
     "withdraw-by-hand": "Withdraw the instances at the archive by hand, then `archsync jobs cancel {job_id}`.",
 }
 
