@@ -17,8 +17,10 @@ from archsync.ledger import destinations, jobs, plan_queue, rejection_notes
 from archsync.ledger.jobs import JobFilter
 from archsync.services import job_control
 from archsync.services import rejection as rejection_service
+from archsync.services.adt import run_adt_job
 from archsync.services.archive import STORE_JOBS, run_store_job
 from archsync.services.attempt import Ended, Run
+from archsync.services.housekeeping import KEEP_DAYS, forget_delivered
 from archsync.services.rejection import run_note_job
 from archsync.simulate.archive import ChosenStatus, IocmRules, Rudeness, SimulatedArchive
 from archsync.simulate.volumes import make_uid
@@ -97,7 +99,7 @@ class Withdrawals:
 
     def notes(self) -> list[Any]:
         """The notes that the archive holds, in the order of their arrival."""
-        uids = [a.uid for a in self.archive.arrivals if a.is_kept and self.archive.stored[a.uid].sop_class_uid == KOS]
+        uids = [a.uid for a in self.archive.arrivals if a.is_kept and a.kind == "note"]
         return [dcmread(self.archive.stored[uid].path) for uid in uids]
 
     def titles(self) -> set[str]:
@@ -771,13 +773,15 @@ def test_the_bytes_of_notes_are_forgotten_in_the_end_and_only_then(ws):
     _, job_id = removed(ws)
     ws.archive.behave(Rudeness(answer_every_store=0xA775))
     ws.settle()
-    assert rejection_notes.purge(ws.site.ledger, days=0) == 0
+    now = datetime.now(UTC)
+    assert rejection_notes.purge(ws.site.ledger, now + timedelta(days=1)) == 0
     ws.archive.behave()
     job_control.retry(ws.site.ledger, job_id, actor="admin", now=datetime.now(UTC))
     ws.settle()
 
-    assert rejection_notes.purge(ws.site.ledger, days=1) == 0
-    assert rejection_notes.purge(ws.site.ledger, days=0) == 1
+    assert forget_delivered(ws.site.ledger, now=now) == 0
+    assert forget_delivered(ws.site.ledger, now=now + timedelta(days=KEEP_DAYS + 1)) == 1
+    assert [r.encoded for r in rejection_notes.records(ws.site.ledger, job_id)] == [None]
 
 
 def test_a_cancelled_job_stops_before_it_sends(ws, monkeypatch):
@@ -811,6 +815,36 @@ def test_a_note_names_the_patient_as_the_archive_knows_them(ws):
     (note,) = ws.notes()
     assert (note.PatientID, note.IssuerOfPatientID) == ("PLANTEDMRN", "CITYMRN")
     assert destinations.get(ws.site.ledger, "vna").adt is None
+
+
+def test_a_note_about_a_patient_whom_a_message_is_to_change_follows_that_message(ws):
+    receiver = ws.archive.make_adt_receiver()
+    receiver.start()
+    try:
+        host, port = receiver.address
+        adt = {"adt_host": host, "adt_port": port, "adt_receiving_application": "VNA"}
+        study_key, kos = removed(ws, **adt)
+        ((patient_key,),) = ws.site.dba("select patient_key::text from pacs.study where study_key = %s", study_key)
+        ws.pacs.change_mrn(patient_key, "PLANTEDNEW")
+        ws.plan()
+        ws.archive.behave(Rudeness(statuses=(ChosenStatus(status=0xA778, nth=1),)))
+
+        ended = ws.run(kos)
+
+        assert (ended.status, ended.code) == (JobStatus.CANCELLED, "nothing-to-do")
+        ws.plan()
+        later = ws.job()
+        adt_job = ws.job(JobType.ADT)
+        assert later.job_id > adt_job.job_id > kos
+        assert jobs.blocker(ws.site.ledger, later.job_id) == adt_job.job_id
+        run = Run("a DAG", "adt", 1)
+        assert run_adt_job(ws.site.ledger, ws.site.platform, adt_job.job_id, run).status is JobStatus.SUCCEEDED
+        assert ws.run(later.job_id).status is JobStatus.SUCCEEDED
+    finally:
+        receiver.stop()
+    (note,) = ws.notes()
+    assert note.PatientID == "PLANTEDNEW"
+    assert ws.is_in_step(study_key)
 
 
 # -- what points at withdrawn instances --------------------------------------------------------------------------------

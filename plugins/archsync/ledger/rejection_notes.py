@@ -90,13 +90,8 @@ def stored_by(ledger: Ledger, job_id: int, note_ids: Collection[int]) -> list[No
     return [_note(row) for row in ledger.fetch_all(SQL["stored_by"], wanted)]
 
 
-def of_job(ledger: Ledger, job_id: int) -> list[Note]:
-    """The notes that a job built, oldest first."""
-    return [_note(row) for row in ledger.fetch_all(SQL["of_job"], {"job_id": job_id})]
-
-
 def records(ledger: Ledger, job_id: int) -> list[NoteRecord]:
-    """The same with all that is known of them, for somebody who looks at the job."""
+    """The notes that a job built, oldest first, for somebody who looks at the job."""
     found = []
     for row in ledger.fetch_all(SQL["records"], {"job_id": job_id}):
         values = {name: row[name] for name in _RECORD_COLUMNS}
@@ -140,9 +135,9 @@ def abandon(ledger: Ledger, note_id: int, *, store_status: int | None) -> None:
     ledger.execute(SQL["abandon"], {"note_id": note_id, "store_status": store_status})
 
 
-def purge(ledger: Ledger, *, days: int) -> int:
-    """Forget the bytes of notes that were taken or given up so many days ago; gives how many."""
-    return ledger.execute(SQL["purge"], {"days": days})
+def purge(ledger: Ledger, older_than: datetime) -> int:
+    """Forget the bytes of notes that were taken or given up before a moment; gives how many."""
+    return ledger.execute(SQL["purge"], {"older_than": older_than})
 
 
 def _note(row: Row) -> Note:

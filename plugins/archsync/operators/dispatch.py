@@ -12,7 +12,7 @@ from archsync.hooks.ledger import LedgerHook
 from archsync.hooks.platform import PlatformHook
 from archsync.ledger import destinations
 from archsync.operators import _engine as engine
-from archsync.services import dispatch, planner
+from archsync.services import dispatch, housekeeping, planner
 
 
 class DispatchOperator(BaseOperator):
@@ -62,15 +62,16 @@ class DispatchOperator(BaseOperator):
 
 
 class MaintainOperator(BaseOperator):
-    """Puts back jobs whose run was lost and wakes the dispatcher: the net under the notifications."""
+    """Puts back jobs whose run was lost, wakes the dispatcher, forgets the content of what was delivered long ago."""
 
     def __init__(self, *, ledger_conn_id: str = LedgerHook.default_conn_name, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.ledger_conn_id = ledger_conn_id
 
     def execute(self, context: Context) -> None:
-        """Sweep and wake."""
+        """Sweep, wake, forget."""
         with LedgerHook(self.ledger_conn_id).get_conn() as ledger:
             put_back = dispatch.sweep(ledger, run_state=engine.run_state)
             destinations.notify_work(ledger)
+            housekeeping.forget_delivered(ledger, now=datetime.now(UTC))
         self.log.info("%s jobs whose run was lost were put back.", put_back)

@@ -46,11 +46,7 @@ where note_id = %(note_id)s and stored_at is null;
 -- name: purge
 -- Forget the bytes, which hold a patient's name, of notes that nobody will send again.
 update rejection_note set encoded = null
-where encoded is not null and coalesce(stored_at, abandoned_at) < now() - make_interval(days => %(days)s);
-
--- name: of_job
--- The notes that a job built, oldest first.
-select note_id, sop_instance_uid, title, instances from rejection_note where job_id = %(job_id)s order by note_id;
+where encoded is not null and coalesce(stored_at, abandoned_at) < %(older_than)s;
 
 -- name: records
 -- The notes that a job built, oldest first, whole.
