@@ -15,7 +15,7 @@ from archsync.core.study import RemovalReason
 from archsync.launcher.postgres import free_port
 from archsync.ledger import destinations, jobs, plan_queue, rejection_notes
 from archsync.ledger.jobs import JobFilter
-from archsync.services import job_control
+from archsync.services import job_control, planner
 from archsync.services import rejection as rejection_service
 from archsync.services.adt import run_adt_job
 from archsync.services.archive import STORE_JOBS, run_store_job
@@ -310,6 +310,25 @@ def test_a_merge_of_studies_leaves_nothing_in_the_one_that_gave_way(ws, delete_s
     assert ws.is_in_step(target)
     (note,) = ws.notes()
     assert note.StudyInstanceUID == source_uid
+
+
+@pytest.mark.parametrize("supports_iocm", [True, False])
+def test_studies_that_swap_images_come_to_rest(ws, supports_iocm):
+    ws.add_destination(supports_iocm=supports_iocm)
+    first, second = ws.archived(2), ws.archived(2)
+    (one,), (other,) = (
+        ws.site.dba("select min(instance_key)::text from pacs.instance where study_key = %s", key)[0]
+        for key in (first, second)
+    )
+    ws.pacs.move_instances(first, second, instances=[one])
+    ws.pacs.move_instances(second, first, instances=[other])
+
+    ended = ws.settle()
+
+    assert all(e.status is JobStatus.SUCCEEDED for e in ended)
+    assert len(ws.archive.rejected) == (2 if supports_iocm else 0)
+    report = planner.plan_queued(ws.site.platform, ws.site.ledger, now=datetime.now(UTC))
+    assert report.studies == 0
 
 
 @pytest.mark.parametrize("order", ["replacements_first", "wrong_patient_first"])

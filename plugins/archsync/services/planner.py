@@ -114,7 +114,8 @@ def _plan_batch(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *
     ]
     made, refreshed = _write(platform, ledger, planned, now=now)
     if former := _former_studies(planned) - set(study_keys):
-        plan_queue.queue(ledger, sorted(former))
+        # Only where the row is gone: others announce their changes, and two that swap instances would never rest.
+        plan_queue.queue(ledger, platform.fetch_studies(sorted(former)).missing)
     return PlanningReport(len(study_keys), made, refreshed, len(found.rejected))
 
 
