@@ -727,7 +727,7 @@ class _Died(BaseException):
 )
 def test_an_attempt_that_dies_loses_and_doubles_nothing(ws, monkeypatch, where, when):
     from archsync.ledger import holdings
-    from archsync.services import note_building
+    from archsync.services import note_building, note_sending
 
     study_key, job_id = removed(ws, 3, max_note_references=1)
     ws.pacs.remove_instances(study_key, 1)
@@ -736,7 +736,7 @@ def test_an_attempt_that_dies_loses_and_doubles_nothing(ws, monkeypatch, where, 
         "insert": rejection_notes,
         "claim": holdings,
         "mark_sent": rejection_notes,
-        "store_instances": rejection_service,
+        "store_instances": note_sending,
         "mark_stored": rejection_notes,
         "list_for_check": rejection_service,
     }[where]

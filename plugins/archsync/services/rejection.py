@@ -8,10 +8,8 @@ archive took it, each attempt sends the same bytes again. So a crash between any
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
-from pathlib import Path
 
 from archsync.core.comparison import HeldInstance
 from archsync.core.destination import Verification
@@ -19,7 +17,7 @@ from archsync.core.destination_iocm import WithoutIocm
 from archsync.core.job import FAR_FUTURE, JobStatus, JobType, WaitReason
 from archsync.core.profiles import NoteAnswer
 from archsync.core.rejection import RejectionTitle, rescope_note
-from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome
+from archsync.core.transfer import Endpoint
 from archsync.core.withdrawal import (
     Leftover,
     find_leftovers,
@@ -33,15 +31,14 @@ from archsync.ledger import holdings, jobs, plan_queue, planned_jobs, rejection_
 from archsync.ledger.database import Ledger
 from archsync.ledger.rejection_notes import Note
 from archsync.messages.note_status import NOT_ACCEPTED, NoteVerdict, explain_note_status
-from archsync.messages.rejection_note import EXPLICIT_LITTLE_ENDIAN, KEY_OBJECT_SELECTION
 from archsync.net.dicom.echo import echo
-from archsync.net.dicom.store import store_instances
 from archsync.platformdb.reader import Platform
 from archsync.services.asking import VERIFY_PAUSES_S, list_for_check, list_instances
 from archsync.services.attempt import LIMITED_TRIES, Attempt, Ended, Run, run_attempt
 from archsync.services.comparison import Compared, compare_one
 from archsync.services.dependants import Dependants, decide_dependants
 from archsync.services.note_building import NoteBuilder, rejected
+from archsync.services.note_sending import send_note
 
 #: How often one attempt builds notes: again after the archive did not know an instance, or more came to be withdrawn.
 MAX_BUILDS = 5
@@ -196,8 +193,9 @@ class _NoteJob:
     def _deliver(self, note: Note, compared: Compared) -> None:
         """Send a note, or send it again, and act on the answer."""
         named = _named(compared, [note])
+        encoded = rejection_notes.encoded(self._ledger, note.note_id)
         rejection_notes.mark_sent(self._ledger, note.note_id)
-        outcome = self._attempt.reach(lambda: self._send(note))
+        outcome = self._attempt.reach(lambda: send_note(self._endpoint, note, encoded))
         verdict = explain_note_status(outcome.status, self._destination.profile)
         if outcome.status is None:
             # It never left: the archive takes no such document, or our file of it can't be read.
@@ -226,30 +224,6 @@ class _NoteJob:
                 raise _passing(verdict)
             case _:
                 raise _refused(verdict)
-
-    def _send(self, note: Note) -> StoreOutcome:
-        """Send the kept bytes as they are."""
-        encoded = rejection_notes.encoded(self._ledger, note.note_id)
-        try:
-            folder = tempfile.TemporaryDirectory(prefix="archsync-note-", ignore_cleanup_errors=True)
-        except OSError as exc:
-            raise _no_room(note, exc) from None
-        with folder as name:
-            path = Path(name, "note.dcm")
-            try:
-                path.write_bytes(encoded)
-            except OSError as exc:
-                raise _no_room(note, exc) from None
-            outgoing = OutgoingInstance(
-                instance_key=f"note {note.note_id}",
-                sop_class_uid=KEY_OBJECT_SELECTION,
-                sop_instance_uid=note.sop_instance_uid,
-                transfer_syntax_uid=EXPLICIT_LITTLE_ENDIAN,
-                location=path.as_uri(),
-                size_bytes=len(encoded),
-            )
-            (outcome,) = store_instances(self._endpoint, [outgoing])
-        return outcome
 
     # -- answers -------------------------------------------------------------------------------------------------
 
@@ -441,12 +415,3 @@ def _refused(verdict: NoteVerdict) -> PeerRefused:
 
 def _passing(verdict: NoteVerdict) -> PeerUnavailable:
     return PeerUnavailable(verdict.message, reached_peer=True, code=verdict.code, next_step=verdict.next_step)
-
-
-def _no_room(note: Note, exc: OSError) -> PeerUnavailable:
-    return PeerUnavailable(
-        f"rejection note {note.sop_instance_uid} can't be written to the folder for temporary files ({exc.strerror})",
-        reached_peer=True,
-        code="no-room-for-copy",
-        next_step="Make room in the folder for temporary files of the sending machine, or set TMPDIR to another one.",
-    )
