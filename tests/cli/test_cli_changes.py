@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from archsync.launcher.postgres import free_port
 from archsync.ledger import destinations, jobs, rejection_notes
 from archsync.ledger.jobs import JobFilter
 from archsync.platformdb.reader import Platform
-from archsync.services import planner
+from archsync.services import housekeeping, planner
 from archsync.services.adt import run_adt_job
 from archsync.services.archive import run_store_job
 from archsync.services.attempt import Run
@@ -260,8 +260,7 @@ def test_the_note_is_shown_series_by_series_before_and_after_it_was_purged(hospi
     (note,) = run_json("jobs", "show", str(kos))["notes"]
     assert note["series"][0]["instances"] == 4
     assert note["title"] == "113001"
-    ledger.execute("update rejection_note set stored_at = now() - interval '9 days'")
-    assert rejection_notes.purge(ledger, days=7) == 1
+    assert housekeeping.forget_delivered(ledger, now=datetime.now(UTC) + timedelta(days=40)) == 1
     assert "Its content is no longer kept.\n" in run("jobs", "show", str(kos)).stdout
     assert run_json("jobs", "show", str(kos))["notes"][0]["series"] is None
 
@@ -313,7 +312,7 @@ def test_held_says_which_note_withdrew_what_and_when(hospital, run, run_json, le
     hospital.settle()
     hospital.pacs.remove_instances(key, 1, reason=RemovalReason.QUALITY)
     hospital.settle()
-    (note,) = rejection_notes.of_job(ledger, hospital.only(JobType.KOS))
+    (note,) = rejection_notes.records(ledger, hospital.only(JobType.KOS))
     assert {s["study_key"]: s["rejected"] for s in run_json("held", "--destination", "vna1")} == {kept: 0, key: 1}
     assert [s["study_key"] for s in run_json("held", "--destination", "vna1", "--rejected")] == [key]
     of_study = ("held", "--destination", "vna1", "--study", hospital.uid(key))

@@ -8,17 +8,16 @@ import pytest
 
 from archsync.core.job import JobStatus, JobType, WaitReason
 from archsync.core.naming import DagKind
-from archsync.core.placing import Placed
+from archsync.core.placing import NewPlacement
 from archsync.core.planning import Work
 from archsync.core.retry import Health
 from archsync.core.study import Priority
 from archsync.core.transfer import OutgoingInstance, StoreOutcome, StoreResult
+from archsync.core.uid_map import InstanceUids
 from archsync.ledger import destinations as store
 from archsync.ledger import holdings, jobs, planned_jobs
 from archsync.platformdb.reader import Platform
 from archsync.services import planner
-from archsync.services.comparison import compare_one
-from archsync.services.placing import offer
 
 RUN = {"dag_id": "archsync_archive__vna1", "run_id": "run-1"}
 
@@ -200,22 +199,23 @@ def test_an_unknown_job_is_refused(run) -> None:
         assert "there is no job 7" in run("jobs", *arguments, status=2).stderr
 
 
-def store_some(ledger, platform_dsn, study, *, count: int) -> list[Placed]:
-    """Let vna1 acknowledge the first images of a study; gives their placements."""
-    target = store.get(ledger, "vna1")
-    with Platform.from_dsn(platform_dsn) as platform:
-        compared = compare_one(platform, ledger, study.study_key, target)
-        placed = offer(
-            ledger, platform, compared.desired, compared.held, target.destination_id, study.present_instances[:count]
-        )
-    placements = list(placed.values())
-    holdings.record_stored(ledger, target.destination_id, [(p.placement_id, 0) for p in placements])
-    holdings.mark_verified(ledger, target.destination_id, [placements[0].placement_id])
-    return placements
+def store_some(ledger, study, *, count: int) -> list[str]:
+    """Let vna1 acknowledge the first images of a study; gives their SOP Instance UIDs."""
+    destination_id = store.get(ledger, "vna1").destination_id
+    new = [
+        NewPlacement(i, 1, InstanceUids(study.study_instance_uid, i.series_instance_uid, i.sop_instance_uid))
+        for i in study.present_instances[:count]
+    ]
+    holdings.insert_placements(ledger, study, new)
+    placed = [p.placement_id for p in holdings.placements(ledger, study_keys=[study.study_key], instance_keys=[])]
+    holdings.offer(ledger, destination_id, placed)
+    holdings.record_stored(ledger, destination_id, [(placement_id, 0) for placement_id in placed])
+    holdings.mark_verified(ledger, destination_id, placed[:1])
+    return [item.uids.sop_instance_uid for item in new]
 
 
-def test_held_lists_studies_and_instances_of_a_study(run, run_json, ledger, platform_dsn, studies) -> None:
-    uids = [p.uids.sop_instance_uid for p in store_some(ledger, platform_dsn, studies[0], count=2)]
+def test_held_lists_studies_and_instances_of_a_study(run, run_json, ledger, studies) -> None:
+    uids = store_some(ledger, studies[0], count=2)
     (held,) = run_json("held", "--destination", "vna1")
     assert held["study_instance_uid"] == studies[0].study_instance_uid
     assert (held["series"], held["instances"], held["verified"], held["rejected"]) == (1, 2, 1, 0)

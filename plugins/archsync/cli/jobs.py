@@ -139,7 +139,7 @@ def show(site: Site, job_id: int, phi: bool, as_json: bool) -> None:
 @click.argument("job_ids", type=int, metavar="JOB...", nargs=-1, required=True)
 @pass_site
 def retry(site: Site, job_ids: tuple[int, ...]) -> None:
-    """Start failed or cancelled jobs afresh, or retry now those that wait for their next attempt; of a change, its steps."""
+    """Start failed or cancelled jobs afresh (of a change its steps), or now those that wait for their next attempt."""
     with site.open_ledger() as ledger, ledger.transaction():
         for job_id in job_ids:
             job_control.retry(ledger, job_id, actor=site.actor, now=datetime.now(UTC))
