@@ -27,6 +27,7 @@ class Stack:
     folder: Path
     platform: Any
     archives: dict[str, Any] = field(default_factory=dict)
+    receivers: dict[str, Any] = field(default_factory=dict)
     _token: str = ""
 
     def wait_for(self, look: Callable[[], Any], timeout_s: float, say: Callable[[], Any]) -> Any:
@@ -116,18 +117,32 @@ class Stack:
 
         self.wait_for(parsed, WAIT_S, lambda: f"{dag_id} is not parsed")
 
-    def add_destination(self, name: str, **settings: Any) -> Any:
-        """Make a destination with an archive of its own, and its pool in Airflow."""
+    def add_destination(self, name: str, *, honours_changes: bool = False, **settings: Any) -> Any:
+        """Make a destination with an archive of its own, and its pools in Airflow.
+
+        ``honours_changes``: the archive takes rejection notes and HL7 messages, and the destination says so.
+        """
         from archsync.core.destination import Destination, Verification
         from archsync.launcher.postgres import free_port
         from archsync.ledger import destinations
         from archsync.simulate.archive import SimulatedArchive
+        from archsync.simulate.iocm import IocmRules
 
         # A port of its own, which it keeps when a test stops and starts it.
-        archive = SimulatedArchive(self.folder / "archives" / name, port=free_port(), ae_title=name.upper())
+        archive = SimulatedArchive(
+            self.folder / "archives" / name,
+            port=free_port(),
+            ae_title=name.upper(),
+            iocm=IocmRules() if honours_changes else None,
+        )
         archive.start()
         self.archives[name] = archive
         host, port = archive.address
+        if honours_changes:
+            self.receivers[name] = receiver = archive.make_adt_receiver(free_port())
+            receiver.start()
+            adt = {"adt_host": "127.0.0.1", "adt_port": receiver.address[1], "adt_receiving_application": "VNA"}
+            settings = {"supports_iocm": True, **adt, **settings}
         chosen = {
             "settle_s": 0.0,
             "verification": Verification.C_FIND,
@@ -144,9 +159,7 @@ class Stack:
                 ledger, Destination(name=name, called_ae_title=name.upper(), host=host, port=port, **chosen)
             )
             ledger.execute("delete from platform_watermark")
-        self.installation.supervisor.run(
-            f"pool-{name}", "airflow", "pools", "set", f"archsync_{name}", str(made.concurrency), "archsync"
-        )
+        self.installation.supervisor.run(f"pools-{name}", "archsync", "pools", "sync")
         return made
 
     # -- processes ---------------------------------------------------------------------------------------------------
@@ -193,8 +206,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, open_tmp_path: Path) -> Iter
         yield stack
         ended.set()
         watcher.join()
-        for archive in stack.archives.values():
-            archive.stop()
+        for peer in (*stack.receivers.values(), *stack.archives.values()):
+            peer.stop()
 
 
 def _watch(installation: Any, ended: threading.Event) -> None:

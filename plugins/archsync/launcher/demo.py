@@ -179,7 +179,7 @@ class Demo:
             True when nothing is left to be done; False when jobs failed and nothing is under way any more, or the time
             is up.
         """
-        chapters = write_story(self._simulator, self._archived_everywhere())
+        chapters = write_story(self._simulator, self._cast())
         self._report(f"the story after archiving begins: {len(chapters)} chapters")
         up_again_s: float | None = None
         for chapter in chapters:
@@ -209,16 +209,13 @@ class Demo:
                 return False
             time.sleep(1.0)
 
-    def _archived_everywhere(self) -> list[Study]:
-        """The studies with which something can happen: due and held at every archive."""
+    def _cast(self) -> list[Study]:
+        """The studies with which something can happen: archived ones, first those that are at every archive."""
         keys = [key for batch in self._platform.walk_study_keys() for key in batch]
         planned = planner.dry_run(self._platform, self._ledger, keys, now=datetime.now(UTC))
-        archived: dict[str, int] = Counter(p.study.study_key for p in planned if p.held.is_archived)
-        return [
-            p.study
-            for p in planned
-            if archived[p.study.study_key] == len(_ARCHIVES) and p.destination.name == _OUTAGE_AT
-        ]
+        studies = {p.study.study_key: p.study for p in planned}
+        archived = Counter(p.study.study_key for p in planned if p.held.is_archived)
+        return [studies[key] for key, _ in archived.most_common()]
 
     def _story_state(self) -> _StoryState:
         """What is left to do, as planning sees it, and what is under way or failed."""

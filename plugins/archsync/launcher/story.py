@@ -25,7 +25,7 @@ class Chapter:
 
 
 def write_story(platform: SimulatedPlatform, studies: Sequence[Study]) -> list[Chapter]:
-    """The chapters that ``studies`` (archived ones) have the cast for: each study and patient plays in one."""
+    """The chapters that ``studies`` (archived ones, the best first) have the cast for; each patient plays in one."""
     cast = _Cast(studies)
     chapters: list[Chapter] = []
     if study := cast.study():
@@ -89,7 +89,7 @@ class _Cast:
 
     def __init__(self, studies: Sequence[Study]) -> None:
         self._played: set[str] = set()
-        self._studies = sorted(studies, key=lambda s: s.study_key)
+        self._studies = list(studies)
         self._pairs = self._find_pairs()
         reserved = {pair[0].patient.patient_key for pair in self._pairs[:1]}
         self._single = iter([s for s in self._studies if s.patient.patient_key not in reserved])

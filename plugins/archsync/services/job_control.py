@@ -28,7 +28,7 @@ def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
             )
         if job.status in (JobStatus.WAITING, JobStatus.READY, JobStatus.RUNNING, JobStatus.SUCCEEDED):
             raise InvalidInput(
-                f"job {job_id} is {job.status.value}; only failed, retrying, cancelled or suppressed jobs are retried",
+                f"job {job_id} is {job.status.value}; only failed, retrying or cancelled jobs are retried",
                 code="not-retryable",
                 next_step="Nothing to do.",
             )

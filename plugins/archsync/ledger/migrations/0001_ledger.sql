@@ -114,6 +114,7 @@ create table placed_series (
 );
 -- Under which patient a study's UID, and in which study a series' UID, went out first.
 create index placed_series_study_uid on placed_series (study_instance_uid);
+create index placed_series_patient on placed_series (patient_key);
 create index placed_series_series_uid on placed_series (series_instance_uid);
 
 -- One content of an instance in one place (patient, study, series): what a SOP Instance UID stands for, at every archive.
@@ -298,6 +299,7 @@ create table rejection_note (
     abandoned_at       timestamptz
 );
 create index rejection_note_job on rejection_note (job_id);
+create index rejection_note_kept on rejection_note (stored_at) where encoded is not null;
 create index rejection_note_open on rejection_note (destination_id, study_key) where stored_at is null and abandoned_at is null;
 
 -- ADT messages: encoded once and resent byte for byte with the same control id. `encoded` is purged after success. What the
@@ -322,6 +324,8 @@ create table adt_message (
     ack_code             text
 );
 create index adt_message_job on adt_message (job_id);
+create index adt_message_in_doubt on adt_message (patient_key) where acknowledged_at is null and unanswered > 0;
+create index adt_message_kept on adt_message (acknowledged_at) where encoded is not null;
 
 -- Studies that an administrator holds back: nothing of them is sent anywhere until they are released.
 create table study_hold (
