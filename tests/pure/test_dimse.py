@@ -15,14 +15,13 @@ from pynetdicom.dimse_messages import C_STORE_RSP
 from pynetdicom.dimse_primitives import C_STORE
 
 from archsync.messages.dimse import (
+    C_ECHO_RQ,
     C_FIND_RQ,
     C_STORE_RQ,
     Command,
     Message,
     MessageReader,
-    encode_echo_request,
-    encode_find_request,
-    encode_store_request,
+    encode_request,
     parse_command,
 )
 from archsync.messages.dul import RELEASE_RQ, ProtocolError, ReleaseRequested, encode_fragments
@@ -38,7 +37,7 @@ def decoded(command: bytes):
 
 @given(st.integers(1, 0xFFFF), UIDS, UIDS)
 def test_pydicom_reads_a_c_store_request_as_ps3_7_prescribes(message_id, sop_class, sop_instance):
-    encoded = encode_store_request(message_id, sop_class, sop_instance)
+    encoded = encode_request(C_STORE_RQ, message_id, sop_class, with_data_set=True, sop_instance_uid=sop_instance)
     command = decoded(encoded)
     assert command.CommandGroupLength == len(encoded) - 12
     assert (command.CommandField, command.MessageID, command.Priority) == (0x0001, message_id, 0)
@@ -49,7 +48,8 @@ def test_pydicom_reads_a_c_store_request_as_ps3_7_prescribes(message_id, sop_cla
 
 
 def test_the_other_requests_hold_what_ps3_7_prescribes():
-    find, echo = decoded(encode_find_request(7, "1.2")), decoded(encode_echo_request(8, "1.2.3"))
+    find = decoded(encode_request(C_FIND_RQ, 7, "1.2", with_data_set=True))
+    echo = decoded(encode_request(C_ECHO_RQ, 8, "1.2.3", with_data_set=False))
     assert (find.CommandField, find.MessageID, find.Priority, find.AffectedSOPClassUID) == (0x0020, 7, 0, "1.2")
     assert find.CommandDataSetType != 0x0101
     assert (echo.CommandField, echo.MessageID, echo.AffectedSOPClassUID) == (0x0030, 8, "1.2.3")

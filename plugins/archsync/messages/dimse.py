@@ -43,37 +43,24 @@ def _uid_element(number: int, uid: str) -> bytes:
     return _ELEMENT.pack(0, number, len(value)) + value
 
 
-def _request(
-    command_field: int, message_id: int, sop_class_uid: str, *, with_data_set: bool, tail: bytes = b""
+def encode_request(
+    kind: int, message_id: int, sop_class_uid: str, *, with_data_set: bool, sop_instance_uid: str | None = None
 ) -> bytes:
-    data_set_type = _WITH_DATA_SET if with_data_set else _NO_DATA_SET
+    """The command set of a C-STORE-RQ, C-FIND-RQ or C-ECHO-RQ (PS3.7 9.3.1.1, 9.3.2.1, 9.3.5.1).
+
+    ``sop_instance_uid`` is for C-STORE.
+    """
     body = b"".join(
         (
             _uid_element(0x0002, sop_class_uid),
-            _NUMBER.pack(0, 0x0100, 2, command_field),
+            _NUMBER.pack(0, 0x0100, 2, kind),
             _NUMBER.pack(0, 0x0110, 2, message_id),
-            _NUMBER.pack(0, 0x0700, 2, _MEDIUM_PRIORITY) if with_data_set else b"",
-            _NUMBER.pack(0, 0x0800, 2, data_set_type),
-            tail,
+            _NUMBER.pack(0, 0x0700, 2, _MEDIUM_PRIORITY) if kind != C_ECHO_RQ else b"",
+            _NUMBER.pack(0, 0x0800, 2, _WITH_DATA_SET if with_data_set else _NO_DATA_SET),
+            _uid_element(0x1000, sop_instance_uid) if sop_instance_uid else b"",
         )
     )
     return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
-
-
-def encode_store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
-    """The command set of a C-STORE-RQ (PS3.7 9.3.1.1)."""
-    tail = _uid_element(0x1000, sop_instance_uid)
-    return _request(C_STORE_RQ, message_id, sop_class_uid, with_data_set=True, tail=tail)
-
-
-def encode_find_request(message_id: int, sop_class_uid: str) -> bytes:
-    """The command set of a C-FIND-RQ (PS3.7 9.3.2.1)."""
-    return _request(C_FIND_RQ, message_id, sop_class_uid, with_data_set=True)
-
-
-def encode_echo_request(message_id: int, sop_class_uid: str) -> bytes:
-    """The command set of a C-ECHO-RQ (PS3.7 9.3.5.1)."""
-    return _request(C_ECHO_RQ, message_id, sop_class_uid, with_data_set=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +119,7 @@ class MessageReader:
         self._context_id = 0
         self._encoded = bytearray()
         self._command: Command | None = None  # whose data set is coming
+        self._peeked: Message | Event | None = None
 
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes as they came."""
@@ -143,6 +131,17 @@ class MessageReader:
         Raises:
             ProtocolError: the stream goes on with something else.
         """
+        event = self.peek_event()
+        self._peeked = None
+        return event
+
+    def peek_event(self) -> Message | Event | None:
+        """As :meth:`next_event`, and leaves it there for the next call."""
+        if self._peeked is None:
+            self._peeked = self._read_event()
+        return self._peeked
+
+    def _read_event(self) -> Message | Event | None:
         while True:
             event = self._pdus.next_event()
             if not isinstance(event, Fragment):

@@ -12,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from archsync.errors import InvalidInput
 
+_PLAIN = "file:///"
+
 
 def local_image(location: str, *, sop_instance_uid: str) -> Path:
     """The readable, regular file behind ``location``.
@@ -58,6 +60,25 @@ def local_image(location: str, *, sop_instance_uid: str) -> Path:
             code="file-unreadable",
         )
     return path
+
+
+def open_image(location: str, *, sop_instance_uid: str) -> tuple[Path, int]:
+    """The file behind ``location`` and a descriptor of it, open for reading. Raises as :func:`local_image`."""
+    if location.startswith(_PLAIN) and "%" not in location:
+        path = Path(location.removeprefix("file://"))  # the common case, without taking the URI apart
+    else:
+        path = local_image(location, sop_instance_uid=sop_instance_uid)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would keep us waiting
+    except (OSError, ValueError) as exc:
+        local_image(location, sop_instance_uid=sop_instance_uid)  # which says what is wrong with it
+        raise InvalidInput(
+            f"instance {sop_instance_uid}: its file can't be opened ({_reason(exc)})", code="file-unreadable"
+        ) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InvalidInput(f"instance {sop_instance_uid}: its location is not a regular file", code="file-not-regular")
+    return path, descriptor
 
 
 def _reason(exc: OSError | ValueError) -> str:

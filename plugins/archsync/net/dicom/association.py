@@ -1,95 +1,158 @@
 """One association with a peer: proposed, used for one exchange at a time, released.
 
-Stands on pynetdicom's protocol machine and avoids three of its habits. (1) Its reactor thread may take a response off
-the queue before the sender sees it (3.0.4: 10 of 400 studies lost under load, then a stall until the DIMSE time-out):
-here the reactor stays paused for the life of the association and is kept from the queue. (2) An abort by the peer
-or a hung-up connection is seen within a fraction of a second, not at the time-out. (3) The DIMSE time-out starts when
-the request has left, so a large instance on a slow line is not given up while it is still travelling.
+Everything happens in the caller's thread: no reactor, no queue, no polling. What comes in is read by
+``messages/dimse.py``, which knows nothing of sockets; what goes out is laid out by ``fragments.py``; ``wire.py`` keeps
+the time-outs. The rules kept here:
+
+- A request is preceded by a look at what the peer said meanwhile, so an association that ended between two exchanges
+  is told from one that ended within (the outcome of the request is then unknown).
+- The time-out for a response (DIMSE) starts when the request has left; while it leaves, the network time-out counts
+  from the last byte that the peer's side took.
+- A peer may answer or abort before it has the whole request (PS3.7 9.1.1). An abort is seen within a fraction of a
+  second. An early answer counts if it is a refusal; one that claims success for half a data set does not.
+- A response to another message, or bytes that are no message, end the association: A-ABORT.
 """
 
 from __future__ import annotations
 
-import logging
-import queue
-import socket
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
-
-from pynetdicom import AE, _config, build_context, evt
-from pynetdicom.association import Association
-from pynetdicom.pdu import A_ABORT_RQ
-from pynetdicom.pdu_primitives import A_P_ABORT, A_RELEASE
-from pynetdicom.transport import T_CONNECT, AssociationSocket
+from dataclasses import dataclass
 
 from archsync.core.contexts import ProposedContext
 from archsync.core.destination import check_ae_title
 from archsync.core.transfer import Endpoint
 from archsync.errors import ArchsyncError, ConfigurationError, DestinationMisconfigured, PeerUnavailable
 from archsync.messages.association import describe_abort, negotiation_abort_error, rejection_error
-from archsync.net.dicom.transport import build_tls_context, explain_failure, resolve, speaks_tls, where
+from archsync.messages.dimse import C_STORE_RQ, Message, MessageReader, encode_request
+from archsync.messages.dul import (
+    RELEASE_RP,
+    RELEASE_RQ,
+    UNEXPECTED_PDU,
+    Aborted,
+    AssociateAccepted,
+    AssociateRejected,
+    Event,
+    ProtocolError,
+    ReleaseAgreed,
+    ReleaseRequested,
+    encode_abort,
+    encode_fragments,
+    max_fragment_bytes,
+)
+from archsync.net.dicom.fragments import MIN_PDU_BYTES, FragmentBuffer, SourceChanged
+from archsync.net.dicom.negotiation import Negotiated, decode_acceptance, encode_association_request
+from archsync.net.dicom.transport import (
+    build_tls_context,
+    connect,
+    explain_failure,
+    speaks_tls,
+    start_tls,
+    tls_failure,
+    where,
+)
+from archsync.net.dicom.wire import PlainWire, TlsWire, Wire
 
 VERIFICATION = "1.2.840.10008.1.1"
-_POLL_S = 0.05
-_ABSTRACT_SYNTAX_REFUSED = 3
-_INVALID_PDU = 5
+_WARNING = 0xB
+_RELEASE_WAIT_S = 10.0
+_ABORT_WAIT_S = 0.5
+"""How long a peer gets to close the connection after our A-ABORT (ARTIM, PS3.8 9.1.5)."""
+_SHORT_PDU_BYTES = 1 << 14
 
-# Identifiers and data sets are patient data. pynetdicom logs them up to INFO, pydicom quotes odd values in warnings.
-_config.LOG_REQUEST_IDENTIFIERS = False
-_config.LOG_RESPONSE_IDENTIFIERS = False
-_config.LOG_HANDLER_LEVEL = "none"
-logging.getLogger("pynetdicom").setLevel(logging.WARNING)
-logging.getLogger("pydicom").setLevel(logging.ERROR)
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A peer's response to our request."""
+
+    status: int
+    data_set: bytes
 
 
 class PeerAssociation:
-    """An established association. Not for several threads."""
+    """An established association. Not for several threads, but for :meth:`interrupt`."""
 
-    def __init__(self, endpoint: Endpoint, association: Association, notes: _Notes) -> None:
+    def __init__(self, endpoint: Endpoint, wire: Wire, reader: MessageReader, negotiated: Negotiated) -> None:
         self._endpoint = endpoint
-        self._association = association
-        self._notes = notes
+        self._wire = wire
+        self._reader = reader
+        self._negotiated = negotiated
+        self._loss: str | None = None
         self._message_id = 0
-        self._is_waiting = False
-        self._accepted: dict[str, dict[str, int]] = {}
-        for context in association.accepted_contexts:
-            by_syntax = self._accepted.setdefault(str(context.abstract_syntax), {})
-            by_syntax.setdefault(str(context.transfer_syntax[0]), int(context.context_id or 0))
-        self._refused_classes = {
-            str(context.abstract_syntax)
-            for context in association.rejected_contexts
-            if context.result == _ABSTRACT_SYNTAX_REFUSED
-        }
-        # From here on the reactor neither takes messages nor reacts to time-outs: see the module's docstring.
-        association.dimse.get_msg = lambda block=False: (None, None)  # noqa: ARG005
-        association._reactor_checkpoint.clear()
+        self._kind = 0
+        self._is_waiting = False  # for a response, which may still be in the making
+        self._is_torn = False  # within a PDU of ours
+        self._is_complete = True  # our last request has left as a whole
+        self._ended_by_us = False
+        self._is_closed = False
 
     def context_id(self, sop_class_uid: str, transfer_syntax_uid: str) -> int | None:
         """The accepted presentation context for exactly this pair, or None."""
-        return self._accepted.get(sop_class_uid, {}).get(transfer_syntax_uid)
+        return self._negotiated.accepted.get(sop_class_uid, {}).get(transfer_syntax_uid)
 
     def refuses_class(self, sop_class_uid: str) -> bool:
         """True when the peer takes this SOP class in no transfer syntax because it does not support the class."""
-        return sop_class_uid in self._refused_classes and sop_class_uid not in self._accepted
+        negotiated = self._negotiated
+        return sop_class_uid in negotiated.refused_classes and sop_class_uid not in negotiated.accepted
+
+    def new_buffer(self) -> FragmentBuffer:
+        """Memory that data sets for this peer go out of."""
+        return FragmentBuffer(self._negotiated.maximum_length)
 
     @property
     def is_usable(self) -> bool:
         """False once either side has ended the association."""
-        association = self._association
-        ended = association.acse.is_aborted() or isinstance(association.dul.peek_next_pdu(), A_RELEASE)
-        return association.dul.is_alive() and association.is_established and not ended
+        if self._loss is None:
+            self._look()
+        return self._loss is None
+
+    @property
+    def was_ended_by_us(self) -> bool:
+        """True when the association is over for a reason that lies in one instance: the others go on another."""
+        return self._ended_by_us
+
+    @property
+    def is_whole(self) -> bool:
+        """True when the last request has left as a whole."""
+        return self._is_complete
 
     def describe_loss(self) -> str:
         """Say in words how the association came to be unusable or silent."""
-        if self._notes.abort is not None:
-            return describe_abort(*self._notes.abort)
-        if not self.is_usable:
-            return "the connection was closed"
-        return "no answer came in time"
+        return self._loss or "no answer came in time"
 
-    def send(self, request: Any, context_id: int) -> None:
-        """Send a request primitive; its MessageID is set here. Follow with :meth:`receive`."""
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    def send(self, kind: int, sop_class_uid: str, context_id: int, data_set: bytes = b"") -> None:
+        """Send a request with or without a small data set. Follow with :meth:`receive`.
+
+        Raises:
+            PeerUnavailable: ``association-lost``: the peer ended the association before.
+        """
+        self._begin(kind)
+        command = encode_request(kind, self._message_id, sop_class_uid, with_data_set=bool(data_set))
+        length = self._negotiated.maximum_length
+        fragment_bytes = max_fragment_bytes(length, at_most=_SHORT_PDU_BYTES)
+        pdus = encode_fragments(context_id, command, is_command=True, fragment_bytes=fragment_bytes)
+        if data_set:
+            pdus += encode_fragments(context_id, data_set, is_command=False, fragment_bytes=fragment_bytes)
+        self._send_all(iter([memoryview(pdus)]))
+
+    def store(self, sop_class_uid: str, sop_instance_uid: str, buffer: FragmentBuffer) -> None:
+        """Send a C-STORE request with the data set that ``buffer`` has begun. Follow with :meth:`receive`.
+
+        Raises:
+            PeerUnavailable: ``association-lost``: the peer ended the association before.
+            SourceChanged, OSError: the data set can't be read to its end. The association is over: A-ABORT.
+        """
+        self._begin(C_STORE_RQ)
+        command = encode_request(
+            C_STORE_RQ, self._message_id, sop_class_uid, with_data_set=True, sop_instance_uid=sop_instance_uid
+        )
+        self._send_all(buffer.chunks(command))
+
+    def _begin(self, kind: int) -> None:
         if not self.is_usable:
             raise PeerUnavailable(
                 f"{where(self._endpoint)} ended the association between two requests ({self.describe_loss()})",
@@ -97,125 +160,204 @@ class PeerAssociation:
                 code="association-lost",
             )
         self._message_id = self._message_id % 0xFFFF + 1
-        request.MessageID = self._message_id
+        self._kind = kind
         self._is_waiting = True
-        self._association.dimse.send_msg(request, context_id)
 
-    def receive(self, *, is_last: bool = True) -> Any | None:
+    def _send_all(self, chunks: Iterator[memoryview]) -> None:
+        """Send pieces of a request, each some whole PDUs."""
+        self._is_complete = False
+        chunk = next(chunks, None)
+        while chunk is not None and self._loss is None:
+            self._is_torn = True
+            try:
+                self._wire.send(
+                    chunk, timeout_s=self._endpoint.network_timeout_s, while_waiting=self._look_while_sending
+                )
+            except TimeoutError:
+                self._loss = "it stopped reading"
+                return
+            except _Ended:
+                return
+            except OSError:
+                self._look()  # what it said before it hung up
+                self._lose("the connection was closed")
+                return
+            self._is_torn = False
+            try:
+                chunk = next(chunks, None)
+            except (SourceChanged, OSError):
+                self._loss, self._ended_by_us = "the file changed while it was being sent", True
+                self.close()
+                raise
+            if chunk is not None:
+                self._look()
+        self._is_complete = chunk is None
+        if self._loss is None:
+            with suppress(OSError):  # the next read finds it
+                self._wire.acknowledge()
+
+    def _look_while_sending(self) -> None:
+        self._look()
+        if self._loss is not None:
+            raise _Ended
+
+    # -- responses ---------------------------------------------------------------------------------------------------
+
+    def receive(self, *, is_last: bool = True) -> Response | None:
         """The response to the last request, or None when the peer gave no valid one; then the association is over.
 
         ``is_last=False`` announces that more responses to the same request follow (C-FIND, pending).
         """
-        response = self._next_message()
-        if response is None or not response.is_valid_response or response.MessageIDBeingRespondedTo != self._message_id:
+        try:
+            message = self._next_message()
+        except TimeoutError:
+            self._loss = "no answer came in time"
             return None
+        if message is None:
+            return None
+        command = message.command
+        if command.status is None or not command.answers(self._kind, self._message_id):
+            self._loss = "it answered another message"
+            return None
+        if not self._is_complete:
+            self._lose("it answered before it had everything")
+            if command.status == 0 or command.status >> 12 == _WARNING:
+                return None
+            self._ended_by_us = True
         self._is_waiting = not is_last
-        return response
+        return Response(command.status, message.data_set)
 
     def mark_answered(self) -> None:
         """Note that no more responses are expected, after a series of ``receive(is_last=False)``."""
         self._is_waiting = False
 
-    def _next_message(self) -> Any | None:
-        """Wait for a message: as long as the request is still leaving, then for the DIMSE time-out."""
-        messages, outgoing = self._association.dimse.msg_queue, self._association.dul.to_provider_queue
-        backlog, quiet_since = outgoing.qsize(), time.monotonic()
+    def _next_message(self) -> Message | None:
+        """The next message; None when the association ended before. Raises TimeoutError."""
+        deadline = time.monotonic() + self._endpoint.dimse_timeout_s
         while True:
-            is_usable = self.is_usable  # before looking: a response and a hang-up may arrive together
             try:
-                return messages.get(timeout=_POLL_S)[1]
-            except queue.Empty:
-                if not is_usable:
-                    return None
-            if outgoing.qsize() != backlog:
-                backlog, quiet_since = outgoing.qsize(), time.monotonic()
-            limit_s = self._endpoint.network_timeout_s if backlog else self._endpoint.dimse_timeout_s
-            if time.monotonic() - quiet_since > limit_s:
+                event = self._reader.next_event()
+            except ProtocolError as exc:
+                self._end_for(exc)
                 return None
+            if isinstance(event, Message):
+                return event
+            if event is not None:
+                self._note(event)
+            elif self._loss is not None:
+                return None
+            else:
+                self._take(self._receive(deadline))
+
+    def _receive(self, deadline: float) -> memoryview:
+        try:
+            return self._wire.receive(deadline)
+        except TimeoutError:
+            raise
+        except OSError:
+            return memoryview(b"")
+
+    def _lose(self, how: str) -> None:
+        """Note that the association is over, unless that is known already with a better reason."""
+        if self._loss is None:
+            self._loss = how
+
+    def _take(self, received: memoryview) -> None:
+        if received:
+            self._reader.feed(received)
+        else:
+            self._lose("the connection was closed")
+
+    def _look(self) -> None:
+        """Take what the peer said without being asked. A message stays for :meth:`receive`."""
+        try:
+            received = self._wire.receive_now()
+        except OSError:
+            received = memoryview(b"")
+        if received is not None:
+            self._take(received)
+        try:
+            # Also what came together with the last answer.
+            while (event := self._reader.peek_event()) is not None and not isinstance(event, Message):
+                self._note(event)
+                self._reader.next_event()
+        except ProtocolError as exc:
+            self._end_for(exc)
+
+    def _note(self, event: Event) -> None:
+        """The association ends with anything but a message."""
+        if isinstance(event, Aborted):
+            self._loss = describe_abort(event.source, event.reason)
+        elif isinstance(event, ReleaseRequested):
+            self._loss = "it released the association"
+            if not self._is_torn:
+                self._wire.send_now(RELEASE_RP)
+        else:
+            self._end_for(ProtocolError("a PDU out of place", reason=UNEXPECTED_PDU))
+
+    def _end_for(self, error: ProtocolError) -> None:
+        self._loss = f"it sent {error}, which is not DICOM"
+        if not self._is_torn:
+            self._wire.send_now(encode_abort(error.reason))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Release the association, or abort it when an answer is outstanding or the peer has gone. Idempotent."""
-        association = self._association
-        if self.is_usable and not self._is_waiting:
-            association.release()
+        if self._is_closed:
             return
-        if association.dul.to_provider_queue.qsize():
-            # An A-ABORT would queue behind data the peer does not read: hang up instead.
-            _hang_up(association)
-        association.abort()
-        association.is_established = False
-
-
-def _hang_up(association: Association) -> None:
-    wrapper = association.dul.socket
-    if wrapper is not None and wrapper.socket is not None:
-        with suppress(OSError):  # closed already
-            wrapper.socket.shutdown(socket.SHUT_RDWR)
-
-
-class _Notes:
-    """What happened on the wire, noted by event handlers (in pynetdicom's threads)."""
-
-    def __init__(self) -> None:
-        self.is_connected = False
-        self.abort: tuple[int, int] | None = None
-        self.last_primitive: Any = None
-
-    def handlers(self) -> list[Any]:
-        return [
-            (evt.EVT_CONN_OPEN, self._on_open),
-            (evt.EVT_PDU_RECV, self._on_pdu),
-            (evt.EVT_ACSE_RECV, self._on_primitive),
-        ]
-
-    def _on_open(self, _: evt.Event) -> None:
-        self.is_connected = True
-
-    def _on_pdu(self, event: evt.Event) -> None:
-        if isinstance(event.pdu, A_ABORT_RQ):
-            self.abort = (int(event.pdu.source), int(event.pdu.reason_diagnostic or 0))
-
-    def _on_primitive(self, event: evt.Event) -> None:
-        self.last_primitive = event.primitive
-
-
-class _Socket(AssociationSocket):
-    """pynetdicom's socket, tuned, with a time-out, and closed for certain."""
-
-    def connect(self, primitive: T_CONNECT) -> None:
-        super().connect(primitive)
-        if self.socket is None:
+        self._is_closed = True
+        if self._is_torn:
+            self._wire.hang_up()  # an A-ABORT would be taken for data
             return
-        # pynetdicom leaves none: a peer that stops reading would hold its thread, and our process, for ever.
-        self.socket.settimeout(self.assoc.network_timeout)
-        with suppress(OSError):  # the peer has hung up already, which the next read finds
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            if self._loss is None and not self._is_waiting:
+                self._release()
+            else:
+                self._wire.send_now(encode_abort())
+                self._wire.wait_for_end(_ABORT_WAIT_S)
+        finally:
+            self._wire.close()
 
-    def recv(self, nr_bytes: int) -> bytearray:
-        # Nagle at the peer (DCMTK's default) waits for our kernel's delayed ACK: 40 ms for each instance. Linux forgets
-        # this option, so it is set before each read; other systems lack it.
-        if self.socket is not None and hasattr(socket, "TCP_QUICKACK"):
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
-        return super().recv(nr_bytes)
+    def interrupt(self) -> None:
+        """End the association from another thread; what its own thread waits for fails."""
+        self._wire.hang_up()
 
-    def _shutdown_socket(self) -> None:
-        super()._shutdown_socket()
-        if self.socket is not None:
-            self.socket.close()  # theirs stays open when shutdown() fails, as it does on a socket not connected
+    def _release(self) -> None:
+        """Ask for the release and wait for it (PS3.8 7.2); a peer that does not answer is left."""
+        deadline = time.monotonic() + min(_RELEASE_WAIT_S, self._endpoint.acse_timeout_s)
+        release = memoryview(RELEASE_RQ)
+        with suppress(OSError, ProtocolError):
+            self._wire.send(release, timeout_s=self._endpoint.network_timeout_s, while_waiting=lambda: None)
+            while not isinstance(event := self._reader.next_event(), (ReleaseAgreed, Aborted)):
+                if isinstance(event, ReleaseRequested):
+                    self._wire.send_now(RELEASE_RP)  # both at once (PS3.8 7.2.2)
+                elif event is None:
+                    received = self._wire.receive(deadline)
+                    if not received:
+                        return
+                    self._reader.feed(received)
 
 
-class _Entity(AE):
-    """An AE that makes :class:`_Socket`."""
-
-    def _create_socket(self, assoc: Association, address: Any, tls_args: Any) -> AssociationSocket:
-        wrapper = _Socket(assoc, address=address)
-        wrapper.tls_args = tls_args
-        return wrapper
+class _Ended(Exception):
+    """The peer ended the association while something was being sent to it."""
 
 
 @contextmanager
 def open_association(endpoint: Endpoint, contexts: Sequence[ProposedContext]) -> Iterator[PeerAssociation]:
     """Associate with the peer for the length of a ``with`` block; released at its end, aborted if an answer is open.
+
+    Raises as :func:`associate`.
+    """
+    peer = associate(endpoint, contexts)
+    try:
+        yield peer
+    finally:
+        peer.close()
+
+
+def associate(endpoint: Endpoint, contexts: Sequence[ProposedContext]) -> PeerAssociation:
+    """Associate with the peer; the caller closes what comes.
 
     Raises:
         PeerUnavailable: not reachable, or refused for now.
@@ -228,85 +370,121 @@ def open_association(endpoint: Endpoint, contexts: Sequence[ProposedContext]) ->
     ):
         if problem := check_ae_title(title):
             raise ConfigurationError(f"{setting}: {problem} (got {title!r})", code="bad-setting")
-    tls_args = (build_tls_context(endpoint.tls), endpoint.host) if endpoint.tls else None
-    entity = _Entity(ae_title=endpoint.calling_ae_title)
-    entity.connection_timeout = endpoint.connect_timeout_s
-    entity.acse_timeout = endpoint.acse_timeout_s
-    entity.dimse_timeout = endpoint.dimse_timeout_s
-    entity.network_timeout = endpoint.network_timeout_s
-    notes = _Notes()
-    association = entity.associate(
-        resolve(endpoint),
-        endpoint.port,
-        contexts=[build_context(c.sop_class_uid, list(c.transfer_syntax_uids)) for c in contexts],
-        ae_title=endpoint.called_ae_title,
-        tls_args=tls_args,
-        evt_handlers=notes.handlers(),
-    )
-    if not association.is_established:
-        if association.dul.socket is not None:
-            association.dul.socket._shutdown_socket()  # some refusals leave it open
-        raise _negotiation_error(endpoint, association, notes)
-    peer = PeerAssociation(endpoint, association, notes)
+    request = encode_association_request(endpoint, contexts)
+    wire = _open_wire(endpoint)
     try:
-        yield peer
-    finally:
+        reader = MessageReader()
+        negotiated = _negotiate(endpoint, wire, reader, request, contexts)
+    except BaseException:
+        wire.close()
+        raise
+    peer = PeerAssociation(endpoint, wire, reader, negotiated)
+    if (useless := _find_useless(endpoint, negotiated)) is not None:
         peer.close()
+        raise useless
+    return peer
 
 
-def _negotiation_error(endpoint: Endpoint, association: Association, notes: _Notes) -> ArchsyncError:
-    """Why ``association`` was not established."""
-    answer = association.acceptor.primitive
-    if not notes.is_connected:
-        return explain_failure(endpoint) or PeerUnavailable(
-            f"The connection to {where(endpoint)} failed; a second one, a moment later, succeeded",
-            code="connection-failed",
+def _open_wire(endpoint: Endpoint) -> Wire:
+    context = build_tls_context(endpoint.tls) if endpoint.tls else None
+    connection = connect(endpoint)
+    try:
+        if context is None:
+            return PlainWire(connection)
+        return TlsWire(start_tls(endpoint, connection, context))
+    except OSError as exc:
+        connection.close()
+        raise PeerUnavailable(
+            f"The connection to {where(endpoint)} failed ({exc.strerror or exc})", code="connection-failed"
+        ) from exc
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _negotiate(
+    endpoint: Endpoint, wire: Wire, reader: MessageReader, request: bytes, contexts: Sequence[ProposedContext]
+) -> Negotiated:
+    """Send the association request and read the answer."""
+    deadline = time.monotonic() + endpoint.acse_timeout_s
+    try:
+        wire.send(memoryview(request), timeout_s=endpoint.acse_timeout_s, while_waiting=lambda: None)
+        while (event := reader.next_event()) is None:
+            received = wire.receive(deadline)
+            if not received:
+                raise _no_answer(endpoint)
+            reader.feed(received)
+        if isinstance(event, AssociateAccepted):
+            return decode_acceptance(event.pdu, contexts)
+    except TimeoutError as exc:
+        raise PeerUnavailable(
+            f"{where(endpoint)} took the connection but did not answer the association request within "
+            f"{endpoint.acse_timeout_s:g} s",
+            code="association-timeout",
+        ) from exc
+    except OSError as exc:
+        if isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError):
+            raise tls_failure(endpoint, exc) from exc
+        raise _no_answer(endpoint) from exc
+    except ProtocolError as exc:
+        wire.send_now(encode_abort(exc.reason))
+        raise _no_dicom(endpoint) from exc
+    if isinstance(event, AssociateRejected):
+        raise rejection_error(
+            event.result,
+            event.source,
+            event.reason,
+            called_ae_title=endpoint.called_ae_title,
+            calling_ae_title=endpoint.calling_ae_title,
         )
-    if answer is not None and answer.result == 0:
+    if isinstance(event, Aborted):
+        raise negotiation_abort_error(event.source, event.reason)
+    wire.send_now(encode_abort(UNEXPECTED_PDU))
+    raise _no_dicom(endpoint)
+
+
+def _find_useless(endpoint: Endpoint, negotiated: Negotiated) -> ArchsyncError | None:
+    """What stands against using an association that was accepted."""
+    if not negotiated.accepted:
         return DestinationMisconfigured(
             f"{where(endpoint)} accepted the association but none of the SOP classes and transfer syntaxes proposed",
             code="no-common-context",
             next_step="Enable storage (and the transfer syntaxes) for our AE title at the archive.",
         )
-    if answer is not None:
-        return rejection_error(
-            answer.result,
-            answer.result_source,
-            answer.diagnostic,
-            called_ae_title=endpoint.called_ae_title,
-            calling_ae_title=endpoint.calling_ae_title,
+    if 0 < negotiated.maximum_length < MIN_PDU_BYTES:
+        return DestinationMisconfigured(
+            f"{where(endpoint)} takes PDUs of no more than {negotiated.maximum_length} bytes, which is of no use",
+            code="pdu-too-short",
+            next_step="Raise the maximum PDU length at the archive; 16384 or more is usual.",
         )
-    if notes.abort is not None:
-        return negotiation_abort_error(*notes.abort)
-    if notes.last_primitive is None:
-        return PeerUnavailable(
-            f"{where(endpoint)} took the connection but did not answer the association request within "
-            f"{endpoint.acse_timeout_s:g} s",
-            code="association-timeout",
-        )
-    return _no_dicom_answer(endpoint, notes)
+    return None
 
 
-def _no_dicom_answer(endpoint: Endpoint, notes: _Notes) -> ArchsyncError:
-    """The peer took the connection, then hung up or sent something that is not DICOM."""
+def _no_answer(endpoint: Endpoint) -> ArchsyncError:
+    """The peer took the connection, then hung up."""
+    return _tls_mix_up(endpoint) or PeerUnavailable(
+        f"{where(endpoint)} took the connection and closed it without an answer", code="association-no-answer"
+    )
+
+
+def _no_dicom(endpoint: Endpoint) -> ArchsyncError:
+    """The peer took the connection and answered something that is not DICOM."""
+    return _tls_mix_up(endpoint) or DestinationMisconfigured(
+        f"{where(endpoint)} answers with something that is not DICOM",
+        code="not-dicom",
+        next_step="Check host and port: another service listens there.",
+    )
+
+
+def _tls_mix_up(endpoint: Endpoint) -> ArchsyncError | None:
     if endpoint.tls is not None:
         # A TLS 1.3 peer refuses our certificate only after the handshake, which looks like hanging up.
         failure = explain_failure(endpoint)
-        if isinstance(failure, DestinationMisconfigured):
-            return failure
-    elif speaks_tls(endpoint):
-        return DestinationMisconfigured(
-            f"{where(endpoint)} speaks TLS, and TLS is off for this destination",
-            code="tls-required",
-            next_step="Switch TLS on for this destination, or use the archive's port without TLS.",
-        )
-    primitive = notes.last_primitive
-    if isinstance(primitive, A_P_ABORT) and primitive.provider_reason == _INVALID_PDU:
-        return DestinationMisconfigured(
-            f"{where(endpoint)} answers with something that is not DICOM",
-            code="not-dicom",
-            next_step="Check host and port: another service listens there.",
-        )
-    return PeerUnavailable(
-        f"{where(endpoint)} took the connection and closed it without an answer", code="association-no-answer"
+        return failure if isinstance(failure, DestinationMisconfigured) else None
+    if not speaks_tls(endpoint):
+        return None
+    return DestinationMisconfigured(
+        f"{where(endpoint)} speaks TLS, and TLS is off for this destination",
+        code="tls-required",
+        next_step="Switch TLS on for this destination, or use the archive's port without TLS.",
     )

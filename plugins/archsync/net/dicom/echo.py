@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydicom.uid import UID
-from pynetdicom.dimse_primitives import C_ECHO
 
 from archsync.core.contexts import FALLBACK_SYNTAXES, ProposedContext
 from archsync.core.transfer import Endpoint
 from archsync.errors import ArchsyncError, DestinationMisconfigured, PeerUnavailable
+from archsync.messages.dimse import C_ECHO_RQ
 from archsync.net.dicom.association import VERIFICATION, PeerAssociation, open_association
 from archsync.net.dicom.find import STUDY_ROOT_FIND
-from archsync.net.dicom.transport import connect, start_tls, where
+from archsync.net.dicom.transport import build_tls_context, connect, start_tls, where
 
 COMMON_SOP_CLASSES = (
     "1.2.840.10008.5.1.4.1.1.2",  # CT Image
@@ -61,9 +61,7 @@ def _echo(endpoint: Endpoint, peer: PeerAssociation) -> bool:
     contexts = [c for s in FALLBACK_SYNTAXES if (c := peer.context_id(VERIFICATION, s)) is not None]
     if not contexts:
         return False
-    request = C_ECHO()
-    request.AffectedSOPClassUID = VERIFICATION
-    peer.send(request, contexts[0])
+    peer.send(C_ECHO_RQ, VERIFICATION, contexts[0])
     response = peer.receive()
     if response is None:
         raise PeerUnavailable(
@@ -71,8 +69,8 @@ def _echo(endpoint: Endpoint, peer: PeerAssociation) -> bool:
             reached_peer=True,
             code="echo-no-answer",
         )
-    if response.Status != 0:
-        message = f"{where(endpoint)} refused C-ECHO (status {response.Status:04X})"
+    if response.status != 0:
+        message = f"{where(endpoint)} refused C-ECHO (status {response.status:04X})"
         raise DestinationMisconfigured(message, code="echo-refused")
     return True
 
@@ -91,7 +89,7 @@ def diagnose(
             if endpoint.tls is not None:
                 step = "tls"
                 try:
-                    secured = start_tls(endpoint, connection)
+                    secured = start_tls(endpoint, connection, build_tls_context(endpoint.tls), wait_for_objections=True)
                 except ArchsyncError as exc:
                     yield _failed(step, exc)
                     return

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from io import BytesIO
 
 from pydicom.dataset import Dataset
-from pynetdicom.dimse_primitives import C_FIND
 from pynetdicom.dsutils import decode, encode
 
 from archsync.core.contexts import EXPLICIT_LITTLE_ENDIAN, FALLBACK_SYNTAXES, IMPLICIT_LITTLE_ENDIAN, ProposedContext
 from archsync.core.transfer import Endpoint
 from archsync.errors import PeerRefused, PeerUnavailable
+from archsync.messages.dimse import C_FIND_RQ
 from archsync.net.dicom.association import VERIFICATION, PeerAssociation, open_association
 from archsync.net.dicom.transport import where
 
@@ -106,11 +106,8 @@ def _find(endpoint: Endpoint, peer: PeerAssociation, query: Dataset) -> list[Dat
             code="find-not-supported",
             next_step="Allow queries for our AE title at the archive, or switch the destination's verification off.",
         )
-    request = C_FIND()
-    request.AffectedSOPClassUID = STUDY_ROOT_FIND
-    request.Priority = 0
-    request.Identifier = BytesIO(encode(query, syntax == IMPLICIT_LITTLE_ENDIAN, True) or b"")
-    peer.send(request, context_id)
+    identifier = encode(query, syntax == IMPLICIT_LITTLE_ENDIAN, True) or b""
+    peer.send(C_FIND_RQ, STUDY_ROOT_FIND, context_id, identifier)
 
     found: list[Dataset] = []
     while True:
@@ -121,10 +118,10 @@ def _find(endpoint: Endpoint, peer: PeerAssociation, query: Dataset) -> list[Dat
                 reached_peer=True,
                 code="find-no-answer",
             )
-        status = int(response.Status)
+        status = response.status
         if status not in _PENDING:
             break
-        found.append(decode(response.Identifier, syntax != EXPLICIT_LITTLE_ENDIAN, True))
+        found.append(decode(BytesIO(response.data_set), syntax != EXPLICIT_LITTLE_ENDIAN, True))
     peer.mark_answered()
     if status == _OUT_OF_RESOURCES:
         raise PeerUnavailable(

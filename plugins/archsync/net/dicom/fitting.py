@@ -30,6 +30,17 @@ def check_file(instance: OutgoingInstance) -> FileFacts:
     """
     uid = instance.uid_in_file
     facts = read_facts(local_image(instance.location, sop_instance_uid=uid), sop_instance_uid=uid)
+    check_uids(instance, facts)
+    return facts
+
+
+def check_uids(instance: OutgoingInstance, facts: FileFacts) -> None:
+    """See that a file is the one that is meant.
+
+    Raises:
+        InvalidInput: ``uid-mismatch``.
+    """
+    uid = instance.uid_in_file
     expected: dict[str, tuple[str, str | None]] = {
         "SOP Instance UID": (facts.sop_instance_uid, uid),
         "SOP Class UID": (facts.sop_class_uid, instance.sop_class_uid),
@@ -44,7 +55,6 @@ def check_file(instance: OutgoingInstance) -> FileFacts:
                 f"instance {uid}: its file's {name} is {found or 'absent'}, the platform says {wanted}",
                 code="uid-mismatch",
             )
-    return facts
 
 
 def fits(instance: OutgoingInstance, facts: FileFacts) -> bool:

@@ -25,28 +25,26 @@ EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 DEFLATED_LITTLE = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 
-_UNDEFINED = 0xFFFFFFFF
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-_SHORT_VRS = frozenset(
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+LONG_VRS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+SHORT_VRS = frozenset(
     {b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
      b"ST", b"TM", b"UI", b"UL", b"US"}
 )  # fmt: skip
-_MAX_DEPTH = 50
+MAX_DEPTH = 50
 
-_META_SOP_INSTANCE, _META_SYNTAX = 0x00020003, 0x00020010
-_SOP_CLASS, _SOP_INSTANCE, _STUDY, _SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
-_CHARACTER_SET, _NAME, _PATIENT_ID, _ISSUER = 0x00080005, 0x00100010, 0x00100020, 0x00100021
-_BIRTH_DATE, _SEX = 0x00100030, 0x00100040
-_WANTED = frozenset(
-    {_CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _NAME, _PATIENT_ID, _ISSUER, _BIRTH_DATE, _SEX, _STUDY, _SERIES}
-)
-_MAX_WANTED_BYTES = 4096
+META_SOP_INSTANCE, META_SYNTAX = 0x00020003, 0x00020010
+SOP_CLASS, SOP_INSTANCE, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+CHARACTER_SET, NAME, PATIENT_ID, ISSUER = 0x00080005, 0x00100010, 0x00100020, 0x00100021
+BIRTH_DATE, SEX = 0x00100030, 0x00100040
+WANTED = frozenset({CHARACTER_SET, SOP_CLASS, SOP_INSTANCE, NAME, PATIENT_ID, ISSUER, BIRTH_DATE, SEX, STUDY, SERIES})
+MAX_WANTED_BYTES = 4096
 """More than any value of the wanted ones may have, so longer ones are not what they should be."""
 
 # Samples per Pixel belongs to the Image Pixel modules, which end in pixel data of one kind or a URL to them.
-_SAMPLES_PER_PIXEL = 0x00280002
-_PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009, 0x00287FE0})
+SAMPLES_PER_PIXEL = 0x00280002
+PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009, 0x00287FE0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +116,7 @@ def _read(path: Path, stream: BinaryIO) -> FileFacts:
     start = _find_start(stream)
     meta = _read_meta(stream, start, size)
     offset = stream.tell()
-    syntax = _uid(meta, _META_SYNTAX) or _guess_syntax(stream, offset)
+    syntax = _uid(meta, META_SYNTAX) or _guess_syntax(stream, offset)
     values: dict[int, bytes] = {}
     try:
         if syntax == DEFLATED_LITTLE:
@@ -129,7 +127,7 @@ def _read(path: Path, stream: BinaryIO) -> FileFacts:
         walker.walk()
     except _Malformed:
         values = _read_with_pydicom(path)
-    missing = [name for tag, name in ((_SOP_CLASS, "SOP Class UID"), (_SOP_INSTANCE, "SOP Instance UID"))
+    missing = [name for tag, name in ((SOP_CLASS, "SOP Class UID"), (SOP_INSTANCE, "SOP Instance UID"))
                if not _uid(values, tag)]  # fmt: skip
     if missing:
         raise _Malformed(f"it has no {' and no '.join(missing)}")
@@ -139,18 +137,18 @@ def _read(path: Path, stream: BinaryIO) -> FileFacts:
         modified_ns=status.st_mtime_ns,
         data_set_offset=offset,
         transfer_syntax_uid=syntax,
-        sop_class_uid=_uid(values, _SOP_CLASS),
-        sop_instance_uid=_uid(values, _SOP_INSTANCE),
-        study_instance_uid=_uid(values, _STUDY),
-        series_instance_uid=_uid(values, _SERIES),
-        meta_sop_instance_uid=_uid(meta, _META_SOP_INSTANCE) if _META_SOP_INSTANCE in meta else None,
+        sop_class_uid=_uid(values, SOP_CLASS),
+        sop_instance_uid=_uid(values, SOP_INSTANCE),
+        study_instance_uid=_uid(values, STUDY),
+        series_instance_uid=_uid(values, SERIES),
+        meta_sop_instance_uid=_uid(meta, META_SOP_INSTANCE) if META_SOP_INSTANCE in meta else None,
         patient=PatientHeader(
-            character_set=values.get(_CHARACTER_SET, b""),
-            name=values.get(_NAME, b""),
-            patient_id=values.get(_PATIENT_ID, b""),
-            issuer_of_patient_id=values.get(_ISSUER, b""),
-            birth_date=values.get(_BIRTH_DATE, b""),
-            sex=values.get(_SEX, b""),
+            character_set=values.get(CHARACTER_SET, b""),
+            name=values.get(NAME, b""),
+            patient_id=values.get(PATIENT_ID, b""),
+            issuer_of_patient_id=values.get(ISSUER, b""),
+            birth_date=values.get(BIRTH_DATE, b""),
+            sex=values.get(SEX, b""),
         ),
     )
 
@@ -174,7 +172,7 @@ def _find_start(stream: BinaryIO) -> int:
 def _read_meta(stream: BinaryIO, start: int, size: int) -> dict[int, bytes]:
     """Values of the file meta information (always explicit VR little endian); leaves the stream at the data set."""
     values: dict[int, bytes] = {}
-    walker = _Walker(stream, size, EXPLICIT_LITTLE, values, wanted=frozenset({_META_SOP_INSTANCE, _META_SYNTAX}))
+    walker = _Walker(stream, size, EXPLICIT_LITTLE, values, wanted=frozenset({META_SOP_INSTANCE, META_SYNTAX}))
     stream.seek(start)
     while True:
         position = stream.tell()
@@ -189,7 +187,7 @@ def _guess_syntax(stream: BinaryIO, offset: int) -> str:
     """The uncompressed syntax that the first element of the data set is written in."""
     head = stream.read(6)
     stream.seek(offset)
-    if head[4:6] not in _LONG_VRS | _SHORT_VRS:
+    if head[4:6] not in LONG_VRS | SHORT_VRS:
         return IMPLICIT_LITTLE
     return EXPLICIT_BIG if head[:2] == b"\x00\x08" else EXPLICIT_LITTLE
 
@@ -208,13 +206,13 @@ def _inflate(deflated: bytes) -> bytes:
 def _read_with_pydicom(path: Path) -> dict[int, bytes]:
     """The wanted values by pydicom's tolerant reading, for files with faults that archives put up with."""
     try:
-        data_set = dcmread(path, force=True, defer_size=4096, specific_tags=sorted(_WANTED))
+        data_set = dcmread(path, force=True, defer_size=4096, specific_tags=sorted(WANTED))
     except (InvalidDicomError, OSError, ValueError, TypeError, KeyError, NotImplementedError, AttributeError) as exc:
         raise _Malformed("its data set can't be decoded") from exc
-    values = {tag: data_set.get_item(tag).value for tag in _WANTED if tag in data_set}
-    names = values.get(_CHARACTER_SET) or b""  # the one that pydicom decodes by itself
+    values = {tag: data_set.get_item(tag).value for tag in WANTED if tag in data_set}
+    names = values.get(CHARACTER_SET) or b""  # the one that pydicom decodes by itself
     if not isinstance(names, bytes):
-        values[_CHARACTER_SET] = "\\".join([names] if isinstance(names, str) else map(str, names)).encode()
+        values[CHARACTER_SET] = "\\".join([names] if isinstance(names, str) else map(str, names)).encode()
     return {tag: value for tag, value in values.items() if isinstance(value, bytes)}
 
 
@@ -222,7 +220,7 @@ class _Walker:
     """Steps over data elements; keeps the values of the wanted top-level ones."""
 
     def __init__(
-        self, stream: BinaryIO, size: int, syntax: str, values: dict[int, bytes], *, wanted: frozenset[int] = _WANTED
+        self, stream: BinaryIO, size: int, syntax: str, values: dict[int, bytes], *, wanted: frozenset[int] = WANTED
     ) -> None:
         self._stream = stream
         self._size = size
@@ -239,15 +237,15 @@ class _Walker:
         """Step over all elements up to the end of the stream; an image must have come to its pixels by then."""
         while self._stream.tell() < self._size:
             self.step()
-        if _SAMPLES_PER_PIXEL in self._marks and not self._marks & _PIXELS:
+        if SAMPLES_PER_PIXEL in self._marks and not self._marks & PIXELS:
             raise _Truncated
 
     def step(self) -> None:
         """Step over one top-level element."""
         tag, vr, length = self._read_header()
-        if tag == _SAMPLES_PER_PIXEL or tag in _PIXELS:
+        if tag == SAMPLES_PER_PIXEL or tag in PIXELS:
             self._marks.add(tag)
-        if tag in self._wanted and length <= _MAX_WANTED_BYTES:
+        if tag in self._wanted and length <= MAX_WANTED_BYTES:
             self._values[tag] = self._read(length)
         else:
             self._skip_value(tag, vr, length, self._implicit, 0)
@@ -269,16 +267,16 @@ class _Walker:
         if group == 0xFFFE or (self._implicit if implicit is None else implicit):
             return tag, b"", self._long.unpack_from(head, 4)[0]
         vr = head[4:6]
-        if vr in _SHORT_VRS:
+        if vr in SHORT_VRS:
             return tag, vr, self._short.unpack_from(head, 6)[0]
-        if vr in _LONG_VRS:
+        if vr in LONG_VRS:
             return tag, vr, self._long.unpack(self._read(4))[0]
         raise _Malformed(f"element ({group:04X},{element:04X}) has no value representation")
 
     def _skip_value(self, tag: int, vr: bytes, length: int, implicit: bool, depth: int) -> None:
         if tag >> 16 == 0xFFFE:
             raise _Malformed("an item stands outside a sequence")
-        if length != _UNDEFINED:
+        if length != UNDEFINED:
             self._skip(length)
         elif vr in (b"OB", b"OW") or tag == 0x7FE00010:
             self._skip_fragments()
@@ -289,26 +287,26 @@ class _Walker:
     def _skip_fragments(self) -> None:
         while True:
             tag, _, length = self._read_header()
-            if tag == _SEQUENCE_END:
+            if tag == SEQUENCE_END:
                 return
-            if tag != _ITEM or length == _UNDEFINED:
+            if tag != ITEM or length == UNDEFINED:
                 raise _Malformed("its encapsulated pixel data are not a list of fragments")
             self._skip(length)
 
     def _skip_items(self, implicit: bool, depth: int) -> None:
-        if depth > _MAX_DEPTH:
+        if depth > MAX_DEPTH:
             raise _Malformed("its sequences are nested too deeply")
         while True:
             tag, _, length = self._read_header(implicit)
-            if tag == _SEQUENCE_END:
+            if tag == SEQUENCE_END:
                 return
-            if tag != _ITEM:
+            if tag != ITEM:
                 raise _Malformed("a sequence holds something other than items")
-            if length != _UNDEFINED:
+            if length != UNDEFINED:
                 self._skip(length)
                 continue
             while True:
                 tag, vr, length = self._read_header(implicit)
-                if tag == _ITEM_END:
+                if tag == ITEM_END:
                     break
                 self._skip_value(tag, vr, length, implicit, depth + 1)

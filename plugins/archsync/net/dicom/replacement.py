@@ -46,7 +46,8 @@ from archsync.net.dicom.replacement_attributes import (
 
 _BULK = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 _CHUNK_BYTES = 1 << 20
-_IMPLEMENTATION_CLASS_UID = "2.25.126309273098146927361924061573210948217"
+IMPLEMENTATION_CLASS_UID = "2.25.126309273098146927361924061573210948217"
+IMPLEMENTATION_VERSION_NAME = "ARCHSYNC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +244,8 @@ def _encode_meta(facts: FileFacts, uids: InstanceUids) -> bytes:
     meta.MediaStorageSOPClassUID = UID(facts.sop_class_uid)
     meta.MediaStorageSOPInstanceUID = UID(uids.sop_instance_uid)
     meta.TransferSyntaxUID = UID(facts.transfer_syntax_uid)
-    meta.ImplementationClassUID = UID(_IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = "ARCHSYNC"
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     head = BytesIO()
     write_file_meta_info(head, meta)
     return b"\x00" * 128 + b"DICM" + head.getvalue()

@@ -1,7 +1,5 @@
-"""TCP and TLS to a DICOM peer, one step at a time, so that a failure can be named.
-
-pynetdicom reports a refused connection, a failed handshake and a silent peer alike (aborted, no answer). The probes
-here repeat the steps alone and say which one fails and why. TLS follows PS3.15 B.12 (BCP 195): 1.2 or newer.
+"""TCP and TLS to a DICOM peer, one step at a time, so that a failure can be named: a refused connection, a failed
+handshake (and whose certificate), a peer that hangs up. TLS follows PS3.15 B.12 (BCP 195): 1.2 or newer.
 """
 
 from __future__ import annotations
@@ -149,26 +147,28 @@ TLS_FAILURES: dict[str, tuple[str, str, str]] = {
 }  # fmt: skip
 
 
-def start_tls(endpoint: Endpoint, connection: socket.socket) -> ssl.SSLSocket:
-    """Do the TLS handshake and wait a moment for the peer's objections to our certificate.
+def start_tls(
+    endpoint: Endpoint, connection: socket.socket, context: ssl.SSLContext, *, wait_for_objections: bool = False
+) -> ssl.SSLSocket:
+    """Do the TLS handshake, which closes the connection if it fails.
+
+    A TLS 1.3 peer objects to our certificate only after it; ``wait_for_objections`` gives it a moment to do so.
 
     Raises:
-        ConfigurationError: a PEM file can't be used.
         DestinationMisconfigured: TLS or a certificate is refused by either side; the message says by whom and why.
         PeerUnavailable: the peer fell silent or hung up during the handshake.
     """
-    assert endpoint.tls is not None, "only called for endpoints with TLS"
-    context = build_tls_context(endpoint.tls)
     secured = context.wrap_socket(connection, server_hostname=endpoint.host, do_handshake_on_connect=False)
     try:
         secured.do_handshake()
-        _wait_for_objections(endpoint, secured)
+        if wait_for_objections:
+            _wait_for_objections(endpoint, secured)
     except ssl.SSLCertVerificationError as exc:
         secured.close()
         raise _untrusted(endpoint, exc) from exc
     except ssl.SSLError as exc:
         secured.close()
-        raise _tls_failure(endpoint, exc) from exc
+        raise tls_failure(endpoint, exc) from exc
     except OSError as exc:
         secured.close()
         raise PeerUnavailable(
@@ -199,7 +199,8 @@ def _untrusted(endpoint: Endpoint, exc: ssl.SSLCertVerificationError) -> Archsyn
     )
 
 
-def _tls_failure(endpoint: Endpoint, exc: ssl.SSLError) -> ArchsyncError:
+def tls_failure(endpoint: Endpoint, exc: ssl.SSLError) -> ArchsyncError:
+    """What an error of TLS means, in the handshake or just after it."""
     if isinstance(exc, ssl.SSLEOFError):
         return PeerUnavailable(
             f"{where(endpoint)} hung up during the TLS handshake",
@@ -217,7 +218,8 @@ def explain_failure(endpoint: Endpoint) -> ArchsyncError | None:
     try:
         with connect(endpoint) as connection:
             if endpoint.tls is not None:
-                start_tls(endpoint, connection).close()
+                context = build_tls_context(endpoint.tls)
+                start_tls(endpoint, connection, context, wait_for_objections=True).close()
     except ArchsyncError as exc:
         return exc
     return None

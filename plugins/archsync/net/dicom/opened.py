@@ -1,0 +1,49 @@
+"""Instances' files: opened and read once each, checked, and kept open until they are sent."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from archsync.core.transfer import OutgoingInstance
+from archsync.errors import InvalidInput
+from archsync.net.dicom.fitting import check_uids
+from archsync.net.dicom.part10 import FileFacts, read_facts
+from archsync.net.dicom.scan import scan_facts
+from archsync.net.images import open_image
+
+
+@dataclass(slots=True)
+class OpenInstance:
+    """An instance and its open file, which is the one that is meant and whole. Whoever has it closes it."""
+
+    instance: OutgoingInstance
+    facts: FileFacts
+    descriptor: int
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def open_instance(instance: OutgoingInstance) -> OpenInstance:
+    """Open an instance's file and check it. Raises InvalidInput as ``check_file``."""
+    uid = instance.uid_in_file
+    path, descriptor = open_image(instance.location, sop_instance_uid=uid)
+    try:
+        try:
+            facts = scan_facts(path, descriptor) or read_facts(path, sop_instance_uid=uid)
+        except OSError as exc:
+            raise unreadable(uid, exc) from None  # the cause names the path, which may hold a patient's name
+        check_uids(instance, facts)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return OpenInstance(instance, facts, descriptor)
+
+
+def unreadable(sop_instance_uid: str, exc: OSError) -> InvalidInput:
+    """The error for a file that can't be read."""
+    return InvalidInput(f"instance {sop_instance_uid}: its file can't be read ({exc.strerror})", code="file-unreadable")

@@ -1,0 +1,283 @@
+"""Reads of a well-formed DICOM file what ``part10.py`` reads of any, about ten times faster, and proves it complete.
+
+Walks over all top-level elements like the reader there, in memory, a few KiB at a time. Covers what archives are full
+of: preamble, file meta information with its length, little endian, any but the deflated transfer syntax. Anything else,
+and any doubt, is left to the slow reader, which also names what is wrong with a file.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+from archsync.net.dicom.part10 import (
+    BIRTH_DATE,
+    CHARACTER_SET,
+    DEFLATED_LITTLE,
+    EXPLICIT_BIG,
+    IMPLICIT_LITTLE,
+    ISSUER,
+    ITEM,
+    ITEM_END,
+    LONG_VRS,
+    MAX_DEPTH,
+    MAX_WANTED_BYTES,
+    META_SOP_INSTANCE,
+    META_SYNTAX,
+    NAME,
+    PATIENT_ID,
+    PIXELS,
+    SAMPLES_PER_PIXEL,
+    SEQUENCE_END,
+    SERIES,
+    SEX,
+    SHORT_VRS,
+    SOP_CLASS,
+    SOP_INSTANCE,
+    STUDY,
+    UNDEFINED,
+    WANTED,
+    FileFacts,
+)
+from archsync.net.dicom.patient_header import PatientHeader
+
+_WINDOW_BYTES = 8192
+_META_START = 132
+_META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
+_PIXEL_DATA = 0x7FE00010
+_MANY_BYTES_VRS = frozenset({b"OB", b"OW"})
+
+_EXPLICIT = struct.Struct("<HH2sH").unpack_from
+_IMPLICIT = struct.Struct("<HHL").unpack_from
+_LONG = struct.Struct("<L").unpack_from
+
+
+# The walk over the top level is where the time goes: there a tag is the number that its four bytes make, and a VR that
+# of its two, which Python tells apart faster than tuples and bytes.
+_EXPLICIT_KEY = struct.Struct("<LHH").unpack_from
+_IMPLICIT_KEY = struct.Struct("<LL").unpack_from
+
+
+def _key(tag: int) -> int:
+    return (tag & 0xFFFF) << 16 | tag >> 16
+
+
+def _numbers(vrs: Iterable[bytes]) -> frozenset[int]:
+    return frozenset(int.from_bytes(vr, "little") for vr in vrs)
+
+
+_NOTED = {_key(tag): tag for tag in WANTED | PIXELS | {SAMPLES_PER_PIXEL}}
+_PIXEL_DATA_KEY = _key(_PIXEL_DATA)
+_SHORT, _LONGER, _MANY_BYTES = _numbers(SHORT_VRS), _numbers(LONG_VRS), _numbers(_MANY_BYTES_VRS)
+(_UN,) = _numbers([b"UN"])
+
+
+class _NotUnderstood(Exception):
+    """Left to the slow reader."""
+
+
+def scan_facts(path: Path, descriptor: int) -> FileFacts | None:
+    """The facts of an open file, or None when the slow reader has to look. OSError: it can't be read."""
+    status = os.fstat(descriptor)
+    window = os.pread(descriptor, _WINDOW_BYTES, 0)
+    try:
+        meta, offset = _scan_meta(window)
+        syntax = _uid(meta.get(META_SYNTAX, b""))
+        if not syntax or syntax in (DEFLATED_LITTLE, EXPLICIT_BIG):
+            return None
+        scan = _Scan(descriptor, status.st_size, window)
+        values = scan.top_level(offset, implicit=syntax == IMPLICIT_LITTLE)
+    except (_NotUnderstood, struct.error):
+        return None
+    get = values.get
+    sop_class_uid, sop_instance_uid = _uid(get(SOP_CLASS, b"")), _uid(get(SOP_INSTANCE, b""))
+    if not sop_class_uid or not sop_instance_uid:
+        return None
+    return FileFacts(
+        path,
+        status.st_size,
+        status.st_mtime_ns,
+        offset,
+        syntax,
+        sop_class_uid,
+        sop_instance_uid,
+        _uid(get(STUDY, b"")),
+        _uid(get(SERIES, b"")),
+        _uid(meta[META_SOP_INSTANCE]) if META_SOP_INSTANCE in meta else None,
+        PatientHeader(
+            get(CHARACTER_SET, b""),
+            get(NAME, b""),
+            get(PATIENT_ID, b""),
+            get(ISSUER, b""),
+            get(BIRTH_DATE, b""),
+            get(SEX, b""),
+        ),
+    )
+
+
+def _uid(value: bytes) -> str:
+    return value.decode("ascii", "replace").strip("\0 ")
+
+
+def _scan_meta(window: bytes) -> tuple[dict[int, bytes], int]:
+    """Values of the file meta information, and where the data set begins (PS3.10 7.1)."""
+    if window[128:_META_START] != b"DICM" or window[_META_START : _META_START + 8] != _META_LENGTH:
+        raise _NotUnderstood
+    position = _META_START + 12
+    end = position + _LONG(window, position - 4)[0]
+    if end + 2 > len(window) or window[end : end + 2] == b"\x02\x00":
+        raise _NotUnderstood
+    values = {}
+    while position < end:
+        group, element, vr, length = _EXPLICIT(window, position)
+        if vr in SHORT_VRS:
+            position += 8
+        elif vr in LONG_VRS:
+            length = _LONG(window, position + 8)[0]
+            position += 12
+        else:
+            raise _NotUnderstood
+        if group != 2 or position + length > end:
+            raise _NotUnderstood
+        if element in (META_SOP_INSTANCE & 0xFFFF, META_SYNTAX & 0xFFFF):
+            values[group << 16 | element] = window[position : position + length]
+        position += length
+    return values, end
+
+
+class _Scan:
+    """A walk over the data set of an open file."""
+
+    def __init__(self, descriptor: int, size: int, window: bytes) -> None:
+        self._descriptor = descriptor
+        self._size = size
+        self._window = window
+        self._start = 0
+
+    def _move(self, position: int) -> int:
+        """Have the window hold at least a header from ``position`` on, if the file does; gives its place in it."""
+        self._window = os.pread(self._descriptor, _WINDOW_BYTES, position)
+        self._start = position
+        return 0
+
+    def top_level(self, position: int, *, implicit: bool) -> dict[int, bytes]:
+        """Walk to the end of the file; gives the wanted values."""
+        values: dict[int, bytes] = {}
+        marks = set()
+        size = self._size
+        window, place = self._window, position
+        while position < size:
+            if place + 12 > len(window) and self._start + len(window) < size:
+                place = self._move(position)
+                window = self._window
+            if implicit:
+                key, length = _IMPLICIT_KEY(window, place)
+                vr, head = 0, 8
+                if key & 0xFFFF == 0xFFFE:
+                    raise _NotUnderstood
+            else:
+                key, vr, length = _EXPLICIT_KEY(window, place)
+                if vr in _SHORT:
+                    head = 8
+                elif vr in _LONGER:
+                    length = _LONG(window, place + 8)[0]
+                    head = 12
+                else:
+                    raise _NotUnderstood
+            if key in _NOTED:
+                tag = _NOTED[key]
+                if tag in WANTED:
+                    if length > MAX_WANTED_BYTES:
+                        raise _NotUnderstood
+                    values[tag] = self._value(position + head, length)
+                else:
+                    marks.add(tag)
+            if length == UNDEFINED:
+                if key == _PIXEL_DATA_KEY or vr in _MANY_BYTES:
+                    position = self._skip_fragments(position + head)
+                else:
+                    position = self._skip_items(position + head, implicit=implicit or vr == _UN, depth=0)
+                window, place = self._window, position - self._start
+            else:
+                head += length
+                position += head
+                place += head
+        if position != size or (SAMPLES_PER_PIXEL in marks and not marks & PIXELS):
+            raise _NotUnderstood
+        return values
+
+    def _value(self, position: int, length: int) -> bytes:
+        place = position - self._start
+        if place + length > len(self._window):
+            value = os.pread(self._descriptor, length, position)
+        else:
+            value = self._window[place : place + length]
+        if len(value) < length:
+            raise _NotUnderstood
+        return value
+
+    def _place(self, position: int) -> int:
+        """Where the header at ``position`` is in the window, moved if need be."""
+        place = position - self._start
+        if position >= self._size:
+            raise _NotUnderstood
+        if place + 12 > len(self._window) and self._start + len(self._window) < self._size:
+            return self._move(position)
+        return place
+
+    def _skip_fragments(self, position: int) -> int:
+        """The end of encapsulated pixel data whose first item is at ``position`` (PS3.5 A.4)."""
+        while True:
+            place = self._place(position)
+            group, element, length = _IMPLICIT(self._window, place)
+            position += 8
+            tag = group << 16 | element
+            if tag == SEQUENCE_END:
+                return position
+            if tag != ITEM or length == UNDEFINED:
+                raise _NotUnderstood
+            position += length
+
+    def _skip_items(self, position: int, *, implicit: bool, depth: int) -> int:
+        """The end of a sequence of undefined length whose first item is at ``position`` (PS3.5 7.5)."""
+        if depth > MAX_DEPTH:
+            raise _NotUnderstood
+        while True:
+            place = self._place(position)  # may move the window
+            group, element, length = _IMPLICIT(self._window, place)
+            position += 8
+            tag = group << 16 | element
+            if tag == SEQUENCE_END:
+                return position
+            if tag != ITEM:
+                raise _NotUnderstood
+            if length != UNDEFINED:
+                position += length
+                continue
+            while (next_position := self._skip_element(position, implicit=implicit, depth=depth)) > 0:
+                position = next_position
+            position = -next_position
+
+    def _skip_element(self, position: int, *, implicit: bool, depth: int) -> int:
+        """The end of the element of an item at ``position``, negative if it is the item's delimiter."""
+        place = self._place(position)
+        group, element, length = _IMPLICIT(self._window, place)
+        tag, vr, head = group << 16 | element, b"", 8
+        if tag == ITEM_END:
+            return -(position + 8)
+        if group == 0xFFFE:
+            raise _NotUnderstood
+        if not implicit:
+            _, _, vr, length = _EXPLICIT(self._window, place)
+            if vr in LONG_VRS:
+                length = _LONG(self._window, place + 8)[0]
+                head = 12
+            elif vr not in SHORT_VRS:
+                raise _NotUnderstood
+        if length != UNDEFINED:
+            return position + head + length
+        if tag == _PIXEL_DATA or vr in _MANY_BYTES_VRS:
+            return self._skip_fragments(position + head)
+        return self._skip_items(position + head, implicit=implicit or vr == b"UN", depth=depth + 1)

@@ -1,0 +1,274 @@
+"""Sends instances over one association, one after the other, and says what came of each.
+
+While the peer works on an instance, the next file is opened, checked and its beginning read, so that it leaves as soon
+as the answer is there. What needs work of its own (a corrected copy, re-encoding) is not made ahead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from archsync.core.contexts import FALLBACK_SYNTAXES
+from archsync.core.profiles import ArchiveProfile
+from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
+from archsync.errors import DestinationMisconfigured, InvalidInput, OutcomeUnknown
+from archsync.messages.store_status import describe_store_status, explain_store_status
+from archsync.net.dicom.association import PeerAssociation
+from archsync.net.dicom.fitting import corrected_copy, fits
+from archsync.net.dicom.fragments import FileSource, MemorySource, Source, SourceChanged
+from archsync.net.dicom.opened import OpenInstance, open_instance, unreadable
+from archsync.net.dicom.part10 import FileFacts
+from archsync.net.dicom.reencode import reencode, uid_name
+from archsync.net.dicom.transport import where
+
+Pair = tuple[str, str]
+"""SOP class and transfer syntax."""
+
+
+@dataclass(slots=True)
+class Workload:
+    """Instances for associations that propose ``pairs``. Those that turn out to need another pair are put aside."""
+
+    pairs: frozenset[Pair]
+    waiting: deque[OutgoingInstance]
+    put_aside: list[OutgoingInstance] = field(default_factory=list)
+
+    def take(self) -> OutgoingInstance | None:
+        """The next one, or None; for any thread."""
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return None
+
+
+@dataclass(slots=True)
+class _Message:
+    """A data set ready to leave, and what to say about it."""
+
+    facts: FileFacts
+    transfer_syntax_uid: str
+    size_bytes: int
+    notes: tuple[str, ...] = ()
+
+
+class Sender:
+    """Sends over ``peer``, which stays the caller's."""
+
+    def __init__(self, endpoint: Endpoint, peer: PeerAssociation, workload: Workload) -> None:
+        self._endpoint = endpoint
+        self._peer = peer
+        self._workload = workload
+        self._buffer = peer.new_buffer()
+        self._ahead: OpenInstance | None = None
+        self._loaded: _Message | None = None  # what the buffer holds of the one ahead
+        self._refused: list[StoreOutcome] = []
+
+    def outcomes(self) -> Iterator[StoreOutcome]:
+        """Send until the workload is empty or the association can't be used any more, with nothing lost.
+
+        Raises (after the outcome that is the reason, if there is one):
+            OutcomeUnknown, DestinationMisconfigured, PeerUnavailable: as ``store_instances``.
+        """
+        try:
+            self._open_next()
+            while True:
+                yield from self._take_refused()
+                current, self._ahead = self._ahead, None
+                if current is None:
+                    return
+                try:
+                    outcome = self._store(current)
+                finally:
+                    current.close()
+                yield outcome
+                self._stop_if_hopeless(outcome)
+                if self._peer.was_ended_by_us:
+                    yield from self._take_refused()
+                    return
+        finally:
+            if self._ahead is not None:
+                self._ahead.close()
+                self._workload.waiting.appendleft(self._ahead.instance)
+
+    def _take_refused(self) -> list[StoreOutcome]:
+        refused, self._refused = self._refused, []
+        return refused
+
+    def _open_next(self) -> None:
+        """Open the next instance that can be sent on this association, and load what goes out as it is."""
+        self._loaded = None
+        while self._ahead is None and (instance := self._workload.take()) is not None:
+            try:
+                opened = open_instance(instance)
+            except InvalidInput as exc:
+                self._refused.append(refused(instance, exc))
+                continue
+            pair = (opened.facts.sop_class_uid, opened.facts.transfer_syntax_uid)
+            context_id = self._peer.context_id(*pair)
+            if context_id is None and pair not in self._workload.pairs:
+                opened.close()
+                self._workload.put_aside.append(instance)
+                continue
+            self._ahead = opened
+            if context_id is not None and fits(instance, opened.facts):
+                try:
+                    self._loaded = self._load_file(
+                        opened.facts, FileSource(opened.descriptor, opened.facts.data_set_offset), context_id
+                    )
+                except (SourceChanged, OSError):
+                    self._loaded = None  # looked at again when its turn comes
+
+    def _load_file(self, facts: FileFacts, source: Source, context_id: int) -> _Message:
+        self._buffer.begin(source, facts.data_set_bytes, context_id)
+        return _Message(facts, facts.transfer_syntax_uid, _even(facts.data_set_bytes))
+
+    # -- one instance ------------------------------------------------------------------------------------------------
+
+    def _store(self, current: OpenInstance) -> StoreOutcome:
+        """Send one instance in the best form the peer takes, then open the next, then take the answer."""
+        instance, message = current.instance, self._loaded
+        with ExitStack() as until_answered:
+            try:
+                if message is None or not message.facts.is_unchanged:
+                    message = self._prepare(current, until_answered)
+            except InvalidInput as exc:
+                self._open_next()
+                return refused(instance, exc)
+            facts = message.facts
+            try:
+                self._peer.store(facts.sop_class_uid, facts.sop_instance_uid, self._buffer)
+            except (SourceChanged, OSError):
+                return self._outcome(instance, message, StoreResult.LIMITED, None, _CHANGED_CODE, _CHANGED)
+            if self._peer.is_whole:
+                self._open_next()
+            response = self._peer.receive()
+            status = None if response is None else response.status
+            result, code, sentence = _meaning(status, self._endpoint.profile)
+            if status is None:
+                sentence = f"{sentence} ({self._peer.describe_loss()})"
+            elif result.is_stored and not facts.is_unchanged:
+                # What the peer holds now may be neither the old content nor the new.
+                result, code, sentence = StoreResult.LIMITED, _CHANGED_CODE, _CHANGED
+        return self._outcome(instance, message, result, status, code, sentence)
+
+    @staticmethod
+    def _outcome(
+        instance: OutgoingInstance, message: _Message, result: StoreResult, status: int | None, code: str, sentence: str
+    ) -> StoreOutcome:
+        notes = message.notes
+        if message.transfer_syntax_uid != instance.transfer_syntax_uid and not notes:
+            notes = (_other_syntax(message.facts),)
+        return StoreOutcome(
+            instance,
+            result,
+            status,
+            code,
+            "; ".join((sentence, *notes)) if notes else sentence,
+            message.size_bytes,
+            message.transfer_syntax_uid,
+        )
+
+    def _prepare(self, current: OpenInstance, until_answered: ExitStack) -> _Message:
+        """Load one instance: its file or a corrected copy, which ``until_answered`` deletes, or re-encoded.
+
+        Raises:
+            InvalidInput: the file has changed for the worse, or the peer takes it in no form we can make.
+            PeerUnavailable: ``no-room-for-copy``.
+        """
+        instance = current.instance
+        if not current.facts.is_unchanged:
+            current.close()
+            renewed = open_instance(instance)
+            current.facts, current.descriptor = renewed.facts, renewed.descriptor
+        facts, descriptor, notes = current.facts, current.descriptor, []
+        if facts.transfer_syntax_uid != instance.transfer_syntax_uid:
+            notes.append(_other_syntax(facts))
+        if not fits(instance, facts):
+            facts, note = until_answered.enter_context(corrected_copy(instance, facts))
+            notes.append(note)
+            stream = until_answered.enter_context(facts.path.open("rb", buffering=0))
+            descriptor = stream.fileno()
+        context_id = self._peer.context_id(facts.sop_class_uid, facts.transfer_syntax_uid)
+        try:
+            if context_id is not None:
+                source: Source = FileSource(descriptor, facts.data_set_offset)
+                message = self._load_file(facts, source, context_id)
+            else:
+                syntax, context_id = self._fallback(facts)
+                data_set = reencode(facts, syntax)
+                notes.append(f"sent as {uid_name(syntax)}")
+                self._buffer.begin(MemorySource(data_set), len(data_set), context_id)
+                message = _Message(facts, syntax, _even(len(data_set)))
+        except OSError as exc:
+            raise unreadable(instance.uid_in_file, exc) from None  # the cause names the path
+        except SourceChanged:
+            raise InvalidInput(
+                f"instance {instance.uid_in_file}: its file changed while it was being read", code=_CHANGED_CODE
+            ) from None
+        message.notes = tuple(notes)
+        return message
+
+    def _fallback(self, facts: FileFacts) -> tuple[str, int]:
+        """The uncompressed syntax and context to fall back to.
+
+        Raises:
+            InvalidInput: ``sop-class-not-accepted`` or ``transfer-syntax-not-accepted``: there is none.
+        """
+        for syntax in FALLBACK_SYNTAXES:
+            context_id = self._peer.context_id(facts.sop_class_uid, syntax)
+            if context_id is not None:
+                return syntax, context_id
+        if self._peer.refuses_class(facts.sop_class_uid):
+            raise InvalidInput(
+                f"the archive does not take SOP class {uid_name(facts.sop_class_uid)}",
+                code="sop-class-not-accepted",
+                next_step="Enable the SOP class at the archive, then retry the job.",
+            )
+        raise InvalidInput(
+            f"the archive takes neither {uid_name(facts.transfer_syntax_uid)} nor an uncompressed transfer syntax "
+            f"for SOP class {uid_name(facts.sop_class_uid)}",
+            code="transfer-syntax-not-accepted",
+            next_step="Enable the transfer syntax at the archive, then retry the job.",
+        )
+
+    def _stop_if_hopeless(self, outcome: StoreOutcome) -> None:
+        """Raise when nothing more can be sent after this outcome."""
+        uid = outcome.instance.sop_instance_uid
+        if outcome.result is StoreResult.UNKNOWN:
+            raise OutcomeUnknown(
+                f"Instance {uid} was sent to {where(self._endpoint)} and no valid answer came "
+                f"({self._peer.describe_loss()})"
+            )
+        if outcome.result is StoreResult.STOP:
+            raise DestinationMisconfigured(
+                f"{where(self._endpoint)} refused instance {uid}: {outcome.message}",
+                code=outcome.code,
+                next_step=explain_store_status(outcome.status, self._endpoint.profile).next_step,
+            )
+
+
+_CHANGED_CODE, _CHANGED = "file-changed", "The file changed while it was being sent"
+
+
+def refused(instance: OutgoingInstance, reason: InvalidInput) -> StoreOutcome:
+    """The outcome of an instance that can't be sent."""
+    return StoreOutcome(instance=instance, result=StoreResult.REFUSED, code=reason.code, message=reason.message)
+
+
+def _other_syntax(facts: FileFacts) -> str:
+    return f"its file is in {uid_name(facts.transfer_syntax_uid)}, not as the platform says"
+
+
+def _even(size_bytes: int) -> int:
+    """With the byte that makes an odd data set even: a deflated one in a file without the padding of PS3.5 A.5."""
+    return size_bytes + size_bytes % 2
+
+
+@lru_cache(maxsize=64)
+def _meaning(status: int | None, profile: ArchiveProfile) -> tuple[StoreResult, str, str]:
+    meaning = explain_store_status(status, profile)
+    return meaning.result, meaning.code, describe_store_status(status, profile)
