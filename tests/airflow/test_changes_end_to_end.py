@@ -35,8 +35,11 @@ def add_archived(stack, **values) -> str:
 
 def shown_in(stack) -> dict[str, int]:
     """Images that the archive shows, by the study in which they lie there."""
+    notes = {a.uid for a in archive_of(stack).arrivals if a.kind == "note"}
     found: dict[str, int] = {}
-    for shown in archive_of(stack).shown().values():
+    for uid, shown in archive_of(stack).shown().items():
+        if uid in notes:
+            continue
         found[shown.study_instance_uid] = found.get(shown.study_instance_uid, 0) + 1
     return found
 
