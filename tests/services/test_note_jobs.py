@@ -930,6 +930,26 @@ def test_what_points_at_withdrawn_images_only_goes_in_the_same_note(ws):
     assert ws.settle() == []
 
 
+def test_what_went_with_its_images_comes_back_with_them(ws):
+    ws.add_destination()
+    study_key = ws.archived(3)
+    first, second, other = ws.site.uids(study_key)
+    pointer = add_pointer(ws, study_key, [first, second])
+    remove(ws, first, second)
+    ws.settle()
+    assert pointer in ws.archive.rejected
+
+    ws.site.dba("update pacs.instance set removed_at = null, removal_reason = null")
+    ended = ws.settle()
+
+    assert all(e.status is JobStatus.SUCCEEDED for e in ended), ended
+    assert len(ws.shown(study_key)) == 4
+    (copy,) = [u for u in ws.shown(study_key) if ws.archive.stored[u].sop_class_uid == PRESENTATION_STATE]
+    assert references_of(ws, copy) == ws.shown(study_key) - {copy, other}
+    assert not ws.shown(study_key) & {first, second, pointer}, "what was withdrawn never comes back itself"
+    assert ws.settle() == []
+
+
 def test_what_points_at_replaced_images_is_replaced_by_a_copy_that_points_at_the_new_ones(ws):
     ws.add_destination()
     study_key = ws.archived(2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from archsync.core.comparison import Desired
 from archsync.core.dependants import Target, dependence_of, judge
-from archsync.core.placing import Decision, Placed
+from archsync.core.placing import Decision, Placed, is_wanted
 from archsync.core.withdrawal import Leftover
 from archsync.errors import InvalidInput
 from archsync.ledger import holdings
@@ -73,6 +73,31 @@ def decide_dependants(ledger: Ledger, compared: Compared, leaving: Iterable[Left
     for decision, placement_ids in decisions.items():
         holdings.decide_dependants(ledger, placement_ids, decision)
     return Dependants(sum(map(len, decisions.values())), tuple(dangling), tuple(unread))
+
+
+def revive_dependants(ledger: Ledger, desired: Desired) -> int:
+    """Have objects come back that went because all they pointed at went, where some of that is shown again.
+
+    They come as copies under new UIDs, which point at the new UIDs of what came back; returns how many.
+    """
+    withdrawn = [
+        (i, placed)
+        for i in desired.study.present_instances
+        if (placed := desired.latest.get(i.instance_key)) is not None and not is_wanted(i, placed)
+    ]
+    if not withdrawn:
+        return 0
+    here = {i.sop_instance_uid for i in desired.instances}
+    coming = []
+    for instance, placed in withdrawn:
+        try:
+            references = read_references(instance.location, sop_instance_uid=instance.sop_instance_uid)
+        except InvalidInput:
+            continue  # it stays away, as it was decided; what can't be read can't be sent either
+        if references & here:
+            coming.append(placed.placement_id)
+    holdings.decide_dependants(ledger, coming, Decision.REPLACE)
+    return len(coming)
 
 
 def _target(leftovers: Sequence[Leftover], pointing: Placed, desired: Desired) -> Target:
