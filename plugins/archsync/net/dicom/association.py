@@ -42,8 +42,9 @@ from archsync.messages.dul import (
     encode_fragments,
     max_fragment_bytes,
 )
-from archsync.net.dicom.fragments import MIN_PDU_BYTES, FragmentBuffer, SourceChanged
+from archsync.net.dicom.fragments import CHUNK_BYTES, MIN_PDU_BYTES, FragmentBuffer, SourceChanged
 from archsync.net.dicom.negotiation import Negotiated, decode_acceptance, encode_association_request
+from archsync.net.dicom.pace import Pace
 from archsync.net.dicom.transport import (
     build_tls_context,
     connect,
@@ -85,6 +86,7 @@ class PeerAssociation:
         self._is_waiting = False  # for a response, which may still be in the making
         self._is_torn = False  # within a PDU of ours
         self._is_complete = True  # our last request has left as a whole
+        self._pace: Pace | None = None
         self._ended_by_us = False
         self._is_closed = False
 
@@ -97,9 +99,11 @@ class PeerAssociation:
         negotiated = self._negotiated
         return sop_class_uid in negotiated.refused_classes and sop_class_uid not in negotiated.accepted
 
-    def new_buffer(self) -> FragmentBuffer:
-        """Memory that data sets for this peer go out of."""
-        return FragmentBuffer(self._negotiated.maximum_length)
+    def new_buffer(self, pace: Pace | None) -> FragmentBuffer:
+        """Memory that data sets for this peer go out of, from now on at the pace given."""
+        self._pace = pace
+        chunk_bytes = CHUNK_BYTES if pace is None else min(CHUNK_BYTES, pace.chunk_bytes)
+        return FragmentBuffer(self._negotiated.maximum_length, chunk_bytes=chunk_bytes)
 
     @property
     def is_usable(self) -> bool:
@@ -168,6 +172,8 @@ class PeerAssociation:
         self._is_complete = False
         chunk = next(chunks, None)
         while chunk is not None and self._loss is None:
+            if self._pace is not None:
+                self._pace.wait_for(len(chunk))
             self._is_torn = True
             try:
                 self._wire.send(
@@ -321,7 +327,7 @@ class PeerAssociation:
 
     def interrupt(self) -> None:
         """End the association from another thread; what its own thread waits for fails."""
-        self._wire.hang_up()
+        self._wire.interrupt()
 
     def _release(self) -> None:
         """Ask for the release and wait for it (PS3.8 7.2); a peer that does not answer is left."""

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from archsync.messages.dul import IS_LAST, encode_fragments, encode_p_data_head, max_fragment_bytes
 
-_CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 _MAX_PDU_BYTES = 1 << 17
 """Longest PDU sent, whatever the peer allows: DCMTK's limit, which every peer has met."""
 
@@ -76,7 +76,7 @@ class MemorySource:
 class FragmentBuffer:
     """The memory that data sets go out of, one at a time, for a peer that takes PDUs up to ``maximum_length``."""
 
-    def __init__(self, maximum_length: int, *, chunk_bytes: int = _CHUNK_BYTES) -> None:
+    def __init__(self, maximum_length: int, *, chunk_bytes: int = CHUNK_BYTES) -> None:
         self._fragment_bytes = max_fragment_bytes(maximum_length, at_most=_MAX_PDU_BYTES)
         self._step = _HEAD_BYTES + self._fragment_bytes
         self._count = min(max(1, chunk_bytes // self._step), _MAX_BUFFERS)

@@ -6,6 +6,7 @@ as the answer is there. What needs work of its own (a corrected copy, re-encodin
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from archsync.net.dicom.association import PeerAssociation
 from archsync.net.dicom.fitting import corrected_copy, fits
 from archsync.net.dicom.fragments import FileSource, MemorySource, Source, SourceChanged
 from archsync.net.dicom.opened import OpenInstance, open_instance, unreadable
+from archsync.net.dicom.pace import Pace
 from archsync.net.dicom.part10 import FileFacts
 from archsync.net.dicom.reencode import reencode, uid_name
 from archsync.net.dicom.transport import where
@@ -35,6 +37,7 @@ class Workload:
 
     pairs: frozenset[Pair]
     waiting: deque[OutgoingInstance]
+    pace: Pace | None = None
     put_aside: list[OutgoingInstance] = field(default_factory=list)
 
     def take(self) -> OutgoingInstance | None:
@@ -62,10 +65,12 @@ class Sender:
         self._endpoint = endpoint
         self._peer = peer
         self._workload = workload
-        self._buffer = peer.new_buffer()
+        self._buffer = peer.new_buffer(workload.pace)
         self._ahead: OpenInstance | None = None
         self._loaded: _Message | None = None  # what the buffer holds of the one ahead
         self._refused: list[StoreOutcome] = []
+        self.waited_s = 0.0
+        """Time spent on nothing but waiting for answers."""
 
     def outcomes(self) -> Iterator[StoreOutcome]:
         """Send until the workload is empty or the association can't be used any more, with nothing lost.
@@ -145,7 +150,9 @@ class Sender:
                 return self._outcome(instance, message, StoreResult.LIMITED, None, _CHANGED_CODE, _CHANGED)
             if self._peer.is_whole:
                 self._open_next()
+            asked_at = time.monotonic()
             response = self._peer.receive()
+            self.waited_s += time.monotonic() - asked_at
             status = None if response is None else response.status
             result, code, sentence = _meaning(status, self._endpoint.profile)
             if status is None:

@@ -1,6 +1,7 @@
 """Sends instances by C-STORE. :func:`store_instances` is the whole interface; the engine behind it may change.
 
-    store.py        which associations, how many, for which instances
+    store.py        which contexts for which instances
+    crew.py         how many associations at a time
     sending.py      one association's instances, one after the other
     opened.py       a file: opened once, read once (scan.py, or part10.py for what is odd), checked
     association.py  negotiation, one exchange at a time, the ways an association ends
@@ -14,16 +15,18 @@ opened when its turn comes. A file in another transfer syntax is put aside for a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 
 from pydicom.uid import UID
 
 from archsync.core.contexts import FALLBACK_SYNTAXES, MAX_CONTEXTS, ProposedContext, plan_associations
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
 from archsync.errors import InvalidInput, PeerUnavailable
-from archsync.net.dicom.association import VERIFICATION, associate
+from archsync.net.dicom.association import VERIFICATION
+from archsync.net.dicom.crew import send_workload
 from archsync.net.dicom.opened import open_instance
-from archsync.net.dicom.sending import Pair, Sender, Workload, refused
+from archsync.net.dicom.pace import Pace
+from archsync.net.dicom.sending import Pair, Workload, refused
 from archsync.net.dicom.transport import where
 
 _PATIENCE = 3
@@ -37,20 +40,22 @@ _VERIFICATION_CONTEXT = ProposedContext(VERIFICATION, FALLBACK_SYNTAXES)
 def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -> Generator[StoreOutcome, None, None]:
     """Send instances, yielding the outcome of each as soon as it is final, in the order in which that happens.
 
-    One association serves all, more only when their SOP classes and transfer syntaxes need more than 128 contexts or
-    are not what the platform says. Instances whose file can't be sent are ``REFUSED``; the rest goes on. A file that
-    says what the archive is to have, or is not to be fitted, goes out as it is; of any other a corrected copy. That
-    goes byte for byte when the peer takes its transfer syntax, else re-encoded without loss. Closing the generator
-    ends the association. A second call with the same instances is safe: the SOP Instance UID identifies each.
+    One association serves all, one after the other more where SOP classes and transfer syntaxes need over 128 contexts
+    or are not what the platform says, and several at a time where the endpoint allows that and it pays. Instances whose
+    file can't be sent are ``REFUSED``; the rest goes on. A file that says what the archive is to have, or is not to be
+    fitted, goes out as it is; of any other a corrected copy. That goes byte for byte when the peer takes its transfer
+    syntax, else re-encoded without loss. Closing the generator ends the associations. A second call with the same
+    instances is safe: the SOP Instance UID identifies each.
 
     Raises (after yielding the outcomes so far):
-        OutcomeUnknown: an instance was sent and no valid answer came; it is the last one yielded.
+        OutcomeUnknown: an instance was sent and no valid answer came; its outcome was yielded, too.
         PeerUnavailable: not reachable, refused for now, hung up between two instances, or "try later" 3 times running;
             or ``no-room-for-copy``: a corrected copy can't be written.
         DestinationMisconfigured: refused as such: AE title, TLS, no common context, status 0124.
         ConfigurationError: an AE title or a TLS file can't be used.
     """
     pending = deque(instances)
+    pace = Pace(endpoint.max_bytes_per_s) if endpoint.max_bytes_per_s else None
     busy_in_a_row = 0
     while pending:
         instance = pending[0]
@@ -62,7 +67,8 @@ def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -
             continue
         opened.close()
         contexts, workload = _plan(pending, (opened.facts.sop_class_uid, opened.facts.transfer_syntax_uid))
-        for outcome in _send(endpoint, contexts, workload):
+        workload.pace = pace
+        for outcome in send_workload(endpoint, contexts, workload):
             yield outcome
             busy_in_a_row = busy_in_a_row + 1 if outcome.result is StoreResult.BUSY else 0
             if busy_in_a_row == _PATIENCE:
@@ -90,11 +96,3 @@ def _plan(pending: deque[OutgoingInstance], first: Pair) -> tuple[tuple[Proposed
         deque(instances[position] for position in plan.positions),
     )
     return (*plan.contexts, _VERIFICATION_CONTEXT), workload
-
-
-def _send(endpoint: Endpoint, contexts: Sequence[ProposedContext], workload: Workload) -> Iterable[StoreOutcome]:
-    peer = associate(endpoint, contexts)
-    try:
-        yield from Sender(endpoint, peer, workload).outcomes()
-    finally:
-        peer.close()

@@ -106,11 +106,15 @@ class Wire(ABC):
         self._socket.close()
 
     def hang_up(self) -> None:
-        """Drop it with what was not sent yet. Ends calls of other threads too."""
+        """Drop it with what was not sent yet."""
         with suppress(OSError):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+
+    def interrupt(self) -> None:
+        """End it for the thread that uses it, from another one; it is still to be closed."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
 
 class PlainWire(Wire):

@@ -1,0 +1,161 @@
+"""Sends a workload over as many associations at a time as the endpoint allows and as pay.
+
+The caller's own thread sends on the first association. Where most of its time goes into waiting for answers (a long
+way, or an archive that works on each instance by itself), a second one in a thread of its own takes from the same
+workload, then two more, then four, as long as that makes the whole faster. The first refusal ("local limit exceeded")
+ends that growth.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+from archsync.core.contexts import ProposedContext
+from archsync.core.transfer import Endpoint, StoreOutcome
+from archsync.errors import ArchsyncError
+from archsync.net.dicom.association import PeerAssociation, associate
+from archsync.net.dicom.sending import Sender, Workload
+
+_MIN_INSTANCES = 16
+_MIN_WINDOW_S = 0.1
+"""A rate is taken over so many instances and this long."""
+_MIN_WAITING_SHARE = 0.5
+_MIN_GAIN = 1.2
+_STOP_WAIT_S = 2.0
+
+
+def send_workload(
+    endpoint: Endpoint, contexts: Sequence[ProposedContext], workload: Workload
+) -> Iterator[StoreOutcome]:
+    """Send until the workload is empty or an association ends; what was not sent is left in it.
+
+    Raises as ``store_instances``, after what others had in hand is done.
+    """
+    crew = _Crew(endpoint, contexts, workload)
+    peer = associate(endpoint, contexts)
+    failure: Exception | None = None
+    try:
+        sender = Sender(endpoint, peer, workload)
+        try:
+            for outcome in sender.outcomes():
+                crew.note_outcome()
+                yield outcome
+                yield from crew.outcomes_so_far()
+                crew.grow_if_it_pays(sender)
+        except ArchsyncError as exc:
+            failure = exc
+            workload.waiting.clear()
+        yield from crew.remaining_outcomes()
+        if failure := failure or crew.failure:
+            raise failure
+    finally:
+        crew.stop()
+        peer.close()
+
+
+class _Crew:
+    """The associations besides the first, each with a thread."""
+
+    def __init__(self, endpoint: Endpoint, contexts: Sequence[ProposedContext], workload: Workload) -> None:
+        self._endpoint = endpoint
+        self._contexts = contexts
+        self._workload = workload
+        self._done: SimpleQueue[StoreOutcome | threading.Thread] = SimpleQueue()
+        self._threads: set[threading.Thread] = set()
+        self._peers: list[PeerAssociation] = []
+        self._is_growing = endpoint.associations > 1
+        self._is_stopped = False
+        self._begun = 0
+        self._best_rate = 0.0
+        self._window_from, self._window_count, self._window_waited_s = time.monotonic(), 0, 0.0
+        self.failure: Exception | None = None
+        """What went wrong on one of them."""
+
+    def note_outcome(self) -> None:
+        """Count an outcome of the first association."""
+        self._window_count += 1
+
+    def grow_if_it_pays(self, first: Sender) -> None:
+        """Double the associations, if there is enough to do and reason to hope that it helps."""
+        if not self._is_growing or self._window_count < _MIN_INSTANCES:
+            return
+        now = time.monotonic()
+        if len(self._peers) < self._begun:  # the youngest is still being negotiated
+            self._window_from, self._window_count, self._window_waited_s = now, 0, first.waited_s
+            return
+        elapsed_s = now - self._window_from
+        if elapsed_s < _MIN_WINDOW_S:
+            return
+        rate = self._window_count / elapsed_s
+        waiting_share = (first.waited_s - self._window_waited_s) / elapsed_s
+        self._window_from, self._window_count, self._window_waited_s = now, 0, first.waited_s
+        size = len(self._threads) + 1
+        if len(self._workload.waiting) < 2 * size or waiting_share < _MIN_WAITING_SHARE:
+            return
+        if size >= self._endpoint.associations or rate < self._best_rate * _MIN_GAIN:
+            self._is_growing = False
+            return
+        self._best_rate = rate
+        for _ in range(min(size, self._endpoint.associations - size)):
+            thread = threading.Thread(target=self._work, name="archsync-association", daemon=True)
+            self._threads.add(thread)
+            self._begun += 1
+            thread.start()
+
+    def outcomes_so_far(self) -> Iterator[StoreOutcome]:
+        """Outcomes that are there; none for the first association once another has failed."""
+        while self._threads:
+            try:
+                yield from self._taken(self._done.get_nowait())
+            except Empty:
+                return
+
+    def remaining_outcomes(self) -> Iterator[StoreOutcome]:
+        """Outcomes until every thread has ended."""
+        while self._threads:
+            yield from self._taken(self._done.get())
+
+    def _taken(self, done: StoreOutcome | threading.Thread) -> list[StoreOutcome]:
+        if isinstance(done, threading.Thread):
+            done.join()
+            self._threads.discard(done)
+            return []
+        self._window_count += 1
+        return [done]
+
+    def _work(self) -> None:
+        """Send on one more association until nothing is left."""
+        try:
+            try:
+                peer = associate(self._endpoint, self._contexts)
+            except ArchsyncError:
+                self._is_growing = False  # it allows no more; the first goes on
+                return
+            self._peers.append(peer)
+            try:
+                if not self._is_stopped:
+                    for outcome in Sender(self._endpoint, peer, self._workload).outcomes():
+                        self._done.put(outcome)
+            finally:
+                peer.close()
+        except Exception as exc:  # noqa: BLE001 - raised again by the thread that asked for the work
+            self.failure = self.failure or exc
+            self._workload.waiting.clear()
+        finally:
+            self._done.put(threading.current_thread())
+
+    def stop(self) -> None:
+        """End what is still going on, at once."""
+        if not self._threads:
+            return
+        self._is_stopped = True
+        self._workload.waiting.clear()
+        for peer in self._peers:
+            with suppress(OSError):
+                peer.interrupt()
+        for thread in self._threads:
+            thread.join(_STOP_WAIT_S)
