@@ -35,7 +35,6 @@ from archsync.core.rejection import NoteIdentity, RejectionTitle
 from archsync.core.study import ExamStatus, Facility, Instance, Patient, Priority, RemovalReason, Study
 from archsync.core.uid_map import InstanceUids
 from archsync.core.withdrawal import find_leftovers, rule_against
-from archsync.services.placing import patient_as_known
 from archsync.simulate.adt_registry import ParsedMessage, PatientRegistry, Refusal, RegisteredPatient
 from archsync.simulate.iocm import Arrival, IocmRules
 
@@ -523,8 +522,17 @@ class LedgerModel:
                 )
             if i.instance_key not in own:
                 related[i.instance_key] = Related(others[i.study_key], i)
-        desired = Desired(study, self.latest(), survivors, related, replacements)
+        desired = Desired(
+            study,
+            self.latest(),
+            survivors,
+            related,
+            replacements,
+            filed=self.filed(study_key),
+            filed_elsewhere={key: self.filed(key) for key in others},
+        )
         filed = {study.patient.patient_key} | {p.patient_key for p in self.placements if p.study_key == study_key}
+        filed |= {key for key, survivor in survivors.items() if survivor == study.patient.patient_key}
         return desired, Held(
             archived_at=site.archived.get(study_key),
             instances=self.held_instances(site),
@@ -806,7 +814,7 @@ class LedgerModel:
             self.queue |= {p.study_key for p in self.placements if p.patient_key in job.patient_keys}
 
     def conclude(self, job: Job, status: JobStatus, code: str = "", **values) -> None:
-        if status in (JobStatus.FAILED, JobStatus.CANCELLED) or "not_before" in values:
+        if status is JobStatus.FAILED or status.is_done or "not_before" in values:
             self.look_again(job)
         if status is JobStatus.RETRYING:
             job.attempts += 1
@@ -831,8 +839,8 @@ class LedgerModel:
         missing = missing_instances(desired, held, destination)
         job.content_digest = desired.study.content_digest()
         yield "offer"
-        placed = self.offer(site, desired, held, missing)
-        patient = HeldPatient.of(patient_as_known(desired, held))
+        placed = self.offer(site, desired, missing)
+        patient = self.introduce(site, desired.study) if missing else None
         failure = None
         for instance in missing:
             placement = placed[instance.instance_key]
@@ -868,10 +876,10 @@ class LedgerModel:
         site.archived.setdefault(job.study_key or "", self.now)
         self.conclude(job, JobStatus.SUCCEEDED)
 
-    def offer(self, site: Site, desired: Desired, held: Held, missing: Sequence[Instance]) -> dict[str, Placed]:
+    def offer(self, site: Site, desired: Desired, missing: Sequence[Instance]) -> dict[str, Placed]:
         """As ``services/placing.py``: one transaction that fixes the UIDs and says what is about to be sent."""
         latest = self.latest()
-        current = Desired(desired.study, latest, desired.survivors)
+        current = Desired(desired.study, latest, desired.survivors, filed=self.filed(desired.study.study_key))
         unplaced = [i for i in missing if current.placement_of(i) is None]
         firsts = list(reversed(self.placements))
         bound = Bound(
@@ -879,7 +887,7 @@ class LedgerModel:
             study_of_series={p.uids.series_instance_uid: p.uids.study_instance_uid for p in firsts},
             used_sop_uids=frozenset(p.uids.sop_instance_uid for p in firsts),
         )
-        for new in self.place(desired.study, unplaced, latest, bound):
+        for new in self.place(current, unplaced, bound):
             i, study = new.instance, desired.study
             self.placements.append(
                 Placed(
@@ -900,12 +908,37 @@ class LedgerModel:
         latest = self.latest()
         for i in missing:
             site.held.setdefault(latest[i.instance_key].placement_id, HeldRow())
-        known = HeldPatient.of(patient_as_known(desired, held))
-        site.patients.setdefault(known.patient_key, known)
         return {i.instance_key: latest[i.instance_key] for i in missing}
 
-    def place(self, study: Study, unplaced: Sequence[Instance], latest: dict[str, Placed], bound: Bound):
-        return placing.place(study, unplaced, latest, bound, self.platform.survivors())
+    def place(self, current: Desired, unplaced: Sequence[Instance], bound: Bound) -> list[placing.NewPlacement]:
+        return placing.place(
+            current.study,
+            unplaced,
+            current.latest,
+            bound,
+            self.platform.survivors(),
+            study_uid=current.study_uid,
+        )
+
+    def filed(self, study_key: str) -> dict[str, str]:
+        return placing.first_filed(p for p in self.placements if p.study_key == study_key)
+
+    def introduce(self, site: Site, study: Study) -> HeldPatient:
+        """The patient that images of a study go out with; from now on the archive knows them so."""
+        survivors = self.platform.survivors()
+        filed = self.filed(study.study_key)
+        uid = placing.settled_study_uid(study, filed, survivors)
+        keys = {study.patient.patient_key, self.platform.survivor(study.patient.patient_key), *filed.values()}
+        held = {key: site.patients[key] for key in keys if key in site.patients}
+        own = self.platform.survivor(study.patient.patient_key)
+        known = identity.known_as(own, held, survivors, filed_under=filed.get(uid or ""))
+        if known is None:
+            learnt = HeldPatient.of(study.patient)
+            return site.patients.setdefault(learnt.patient_key, learnt)
+        if own not in held:
+            site.patients[own] = replace(known, patient_key=own)
+            site.patients[known.patient_key] = replace(known, merged_into=own)
+        return known
 
     def send_image(self, site: Site, image: Image) -> None:
         uid = image.uids.sop_instance_uid
@@ -913,6 +946,11 @@ class LedgerModel:
             if uid in other.archive.kept and other.archive.kept[uid].content != image.content:
                 raise Violation("no UID names two contents", uid)
         self.tell(f"image {image.content} goes to {site.destination.name} as {uid}, patient {key_of(image.patient)}")
+        there = site.archive.kept.get(uid)
+        if there is not None and there.patient != image.patient and uid not in site.archive.hidden:
+            # Its first answer was lost, and the patient changed since: A770, and it is there.
+            self.tell(f"{uid} is there already, as it was sent first")
+            return
         site.archive.store(image)
 
     def answer_lost(self, site: Site, placement: Placed) -> None:
@@ -936,8 +974,9 @@ class LedgerModel:
         leaving = [
             x for x in find_leftovers(desired, held, destination) if x.may_go and rule_against(x, destination) is None
         ]
+        found = list(leaving)
         yield "ask the archive"
-        for item in list(leaving):
+        for item in found:
             row = site.held[item.held.placed.placement_id]
             if not row.is_stored:
                 # Offered, and nobody knows whether it arrived: the archive does.
@@ -965,7 +1004,7 @@ class LedgerModel:
             row.is_taken = True
         yield "conclude"
         self.look_again(job)
-        self.queue |= {s.study.study_key for item in leaving for s in item.successors}
+        self.queue |= {s.study.study_key for item in found for s in item.successors}
         self.conclude(job, JobStatus.SUCCEEDED)
 
     def note_digest(self, desired: Desired, site: Site) -> str | None:
@@ -983,7 +1022,8 @@ class LedgerModel:
         groups: dict[tuple[RejectionTitle, str, str], list[withdrawal.Leftover]] = defaultdict(list)
         for item in leaving:
             assert item.title is not None
-            patient_key = self.filed_under(site, item.held.placed.patient_key)
+            uid = item.held.placed.uids.study_instance_uid
+            patient_key = desired.filed.get(uid, item.held.placed.patient_key)
             groups[item.title, item.held.placed.uids.study_instance_uid, patient_key].append(item)
         for part, ((title, study_uid, patient_key), found) in enumerate(sorted(groups.items(), key=lambda g: g[0])):
             note_id = len(site.notes) + 1
@@ -992,7 +1032,7 @@ class LedgerModel:
                 name.sop_instance_uid,
                 title,
                 study_uid,
-                site.patients[patient_key],
+                self.filed_under(site, desired, patient_key),
                 tuple(item.held.placed.uids for item in found),
                 self.now,
             )
@@ -1007,14 +1047,19 @@ class LedgerModel:
                 site.held[placement_id].note_id = note_id
             self.tell(f"note {note.uid} ({title.value}) is built for {', '.join(str(n) for n in ids)}")
 
-    def filed_under(self, site: Site, patient_key: str) -> str:
-        passed = set()
-        while (known := site.patients[patient_key]).merged_into is not None:
-            if patient_key in passed:
-                raise Violation("merges end", f"{patient_key} at {site.destination.name}")
-            passed.add(patient_key)
-            patient_key = known.merged_into
-        return patient_key
+    def filed_under(self, site: Site, desired: Desired, patient_key: str) -> HeldPatient:
+        """As whom the archive has a patient, after the merges that it acknowledged."""
+        survivor = desired.survivors.get(patient_key, patient_key)
+        for key in (patient_key, survivor):
+            passed: set[str] = set()
+            known = site.patients.get(key)
+            while known is not None and known.merged_into is not None and known.merged_into not in passed:
+                passed.add(known.merged_into)
+                known = site.patients.get(known.merged_into)
+            if known is not None:
+                return known
+        found = identity.known_as(survivor, site.patients, desired.survivors, filed_under=None)
+        return found or HeldPatient.of(self.platform.patients[survivor])
 
     @staticmethod
     def may_go_first(site: Site, item: withdrawal.Leftover) -> bool:
@@ -1378,7 +1423,15 @@ class History:
             getattr(self, f"do_{name}")(a, b)
             self.check_claims()
         self.drain()
+        for at in self.ledger.sites:
+            self.check_archive(at)
+        self.look_at_everything()
+        self.drain()
         self.check_end()
+
+    def look_at_everything(self) -> None:
+        """The nightly comparison: it finds what no event told of, say of patients of whom an archive shows nothing."""
+        self.ledger.queue |= {*self.platform.studies, *(p.study_key for p in self.ledger.placements)}
 
     def drain(self) -> None:
         """Faults stop, holds are lifted, exams end; then everything runs until nothing is left to do."""
@@ -1388,7 +1441,7 @@ class History:
                     key, "is completed and not on hold", on_hold=False, exam_status=ExamStatus.COMPLETED
                 )
         if self.has_lost_events:
-            self.ledger.queue |= {*self.platform.studies, *(p.study_key for p in self.ledger.placements)}
+            self.look_at_everything()
         for _ in range(40):
             self.do_plan(0, 0)
             self.ledger.now += timedelta(seconds=1000)
@@ -1421,7 +1474,7 @@ class History:
         for at in self.ledger.sites:
             self.check_archive(at)
         jobs = len(self.ledger.jobs)
-        self.ledger.queue |= {*self.platform.studies, *(p.study_key for p in self.ledger.placements)}
+        self.look_at_everything()
         self.ledger.plan_queued()
         if len(self.ledger.jobs) != jobs:
             raise Violation("looking at everything again finds nothing new", str(self.ledger.jobs[-1]))

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archsync.core.placing import Bound, Decision, NewPlacement, Placed, is_in_place, is_wanted, place
+from archsync.core.placing import (
+    Bound,
+    Decision,
+    NewPlacement,
+    Placed,
+    first_filed,
+    is_in_place,
+    is_wanted,
+    place,
+    settled_study_uid,
+)
 from archsync.core.study import Facility, Instance, Patient, Study
 from archsync.core.uid_map import InstanceUids
 
@@ -61,16 +71,22 @@ class Notebook:
             used_sop_uids=frozenset(p.uids.sop_instance_uid for p in firsts),
         )
 
+    def study_uid(self, study: Study, survivors) -> str | None:
+        return settled_study_uid(
+            study, first_filed(p for p in self.placed if p.study_key == study.study_key), survivors
+        )
+
     def offer(self, study: Study, burnt: frozenset[str] = frozenset(), survivors=None) -> dict[str, Placed]:
         """Place what of a study needs it; gives the placement of each of its instances."""
         survivors = survivors or {}
         latest = self.latest(burnt)
+        uid = self.study_uid(study, survivors)
         unplaced = [
             i
             for i in study.present_instances
-            if (last := latest.get(i.instance_key)) is None or not is_in_place(last, i, study, survivors)
+            if (last := latest.get(i.instance_key)) is None or not is_in_place(last, i, study, survivors, study_uid=uid)
         ]
-        for new in place(study, unplaced, latest, self.bound(), survivors):
+        for new in place(study, unplaced, latest, self.bound(), survivors, study_uid=uid):
             self.placed.append(as_placed(new, study, len(self.placed) + 1))
         latest = self.latest(burnt)
         return {i.instance_key: latest[i.instance_key] for i in study.present_instances}
@@ -228,6 +244,29 @@ def test_late_images_after_a_merge_join_their_study(notebook):
     late = notebook.offer(make_study(make_instance(1), make_instance(2), patient="p3"), survivors={"p1": "p3"})["i2"]
 
     assert late.uids == InstanceUids("1.2", "1.2.3", "1.2.3.2")
+
+
+def test_a_study_whose_two_patients_turn_out_to_be_one_is_put_together_under_its_first_uid(notebook):
+    notebook.offer(make_study(make_instance(1)))
+    notebook.offer(make_study(make_instance(1), make_instance(2), patient="p2"))
+
+    # Only instance 1 was ever sent under the first patient, p1, who is now p2.
+    study = make_study(make_instance(1), make_instance(2), make_instance(3), patient="p2")
+    together = notebook.offer(study, survivors={"p1": "p2"})
+
+    assert {p.uids.study_instance_uid for p in together.values()} == {"1.2"}
+    assert notebook.offer(study, survivors={"p1": "p2"}) == together
+
+
+def test_late_images_of_a_moved_study_follow_it_through_a_merge_of_its_new_patient(notebook):
+    notebook.offer(make_study(make_instance(1)))
+    moved = notebook.offer(make_study(make_instance(1), patient="p2"))["i1"]
+
+    merged = make_study(make_instance(1), make_instance(2), patient="p3")
+    after = notebook.offer(merged, survivors={"p2": "p3"})
+
+    assert after["i1"] == moved
+    assert after["i2"].uids.study_instance_uid == moved.uids.study_instance_uid
 
 
 def test_two_rows_that_claim_one_uid_go_out_with_two(notebook):

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from archsync.core.identity import HeldPatient
 from archsync.core.job import JobType, KnownJob
-from archsync.core.placing import Placed, Survivors, is_in_place, is_wanted
+from archsync.core.placing import Placed, Survivors, is_in_place, is_wanted, settled_study_uid
 from archsync.core.study import Instance, Study
 from archsync.core.uid_map import InstanceUids
 
@@ -42,7 +42,8 @@ class Desired:
     ``latest``: the last placement of every instance concerned, by instance key. ``related``: where instances that were
     once in this study are now, and those that replace or are replaced by its own, by instance key. ``replacements``:
     instance key → keys of the platform's own replacements of it. ``origins``: the UIDs with which an instance was first
-    placed, which are those in its file.
+    placed, which are those in its file. ``filed``: the Study Instance UIDs with which the study went out, oldest first,
+    with the patient under whom each did; ``filed_elsewhere``: the same of the other studies in ``related``, by key.
     """
 
     study: Study
@@ -51,10 +52,22 @@ class Desired:
     related: Mapping[str, Related] = field(default_factory=dict)
     replacements: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     origins: Mapping[str, InstanceUids] = field(default_factory=dict)
+    filed: Mapping[str, str] = field(default_factory=dict)
+    filed_elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     _rows: Mapping[str, Instance] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_rows", {i.instance_key: i for i in self.study.instances})
+
+    @property
+    def study_uid(self) -> str | None:
+        """The Study Instance UID that the study has at archives; None: it was never sent under its patient."""
+        return self._settled(self.study)
+
+    def _settled(self, study: Study) -> str | None:
+        is_own = study.study_key == self.study.study_key
+        filed = self.filed if is_own else self.filed_elsewhere.get(study.study_key, {})
+        return settled_study_uid(study, filed, self.survivors)
 
     @property
     def instances(self) -> tuple[Instance, ...]:
@@ -69,9 +82,10 @@ class Desired:
     def placement_of(self, instance: Instance, study: Study | None = None) -> Placed | None:
         """The placement in which an instance is to be held; None while it needs a new one."""
         last = self.latest.get(instance.instance_key)
-        if last is not None and is_in_place(last, instance, study or self.study, self.survivors):
-            return last
-        return None
+        if last is None:
+            return None
+        study = study or self.study
+        return last if is_in_place(last, instance, study, self.survivors, study_uid=self._settled(study)) else None
 
 
 @dataclass(frozen=True, slots=True)

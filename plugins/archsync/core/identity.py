@@ -66,6 +66,22 @@ class HeldPatient:
         )
 
 
+def known_as(
+    patient_key: str, held: Mapping[str, HeldPatient], survivors: Survivors, *, filed_under: str | None
+) -> HeldPatient | None:
+    """How an archive knows a patient; None: not yet.
+
+    It may know several that are one on the platform, until it is told of the merge. Then ``filed_under`` counts, the
+    patient under whom the study in question went out first: a study is one patient's there.
+    """
+    alive = {
+        key: known
+        for key, known in sorted(held.items())
+        if known.merged_into is None and root(key, survivors) == root(patient_key, survivors)
+    }
+    return alive.get(filed_under or "") or alive.get(patient_key) or next(iter(alive.values()), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Suppressed:
     """A rule under which nothing is sent: its code, and the sentence for an administrator."""

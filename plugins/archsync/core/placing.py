@@ -61,8 +61,13 @@ def root(patient_key: str, survivors: Survivors) -> str:
     return survivors.get(patient_key, patient_key)
 
 
-def is_in_place(placed: Placed, instance: Instance, study: Study, survivors: Survivors) -> bool:
-    """Tell whether a placement still says what the platform says of this instance, and its UID may be used."""
+def is_in_place(
+    placed: Placed, instance: Instance, study: Study, survivors: Survivors, *, study_uid: str | None = None
+) -> bool:
+    """Tell whether a placement still says what the platform says of this instance, and its UID may be used.
+
+    ``study_uid`` is the UID that the study has at archives; None: any that it may have.
+    """
     return (
         not placed.is_burnt
         and placed.decision is not Decision.REPLACE
@@ -72,7 +77,29 @@ def is_in_place(placed: Placed, instance: Instance, study: Study, survivors: Sur
         and placed.source_sop_instance_uid == instance.sop_instance_uid
         and placed.sop_class_uid == instance.sop_class_uid
         and root(placed.patient_key, survivors) == root(study.patient.patient_key, survivors)
-        and placed.uids.study_instance_uid in _study_uids(study, placed.patient_key)
+        and placed.uids.study_instance_uid
+        in (_study_uids(study, placed.patient_key) if study_uid is None else (study_uid,))
+    )
+
+
+def first_filed(placements: Iterable[Placed]) -> dict[str, str]:
+    """The Study Instance UIDs of placements with the patient under whom each went out first, oldest first."""
+    filed: dict[str, str] = {}
+    for placed in sorted(placements, key=lambda p: p.placement_id):
+        filed.setdefault(placed.uids.study_instance_uid, placed.patient_key)
+    return filed
+
+
+def settled_study_uid(study: Study, filed: Mapping[str, str], survivors: Survivors) -> str | None:
+    """The UID that a study has at archives under its patient: the first it went out with; None: it never did.
+
+    It went to another patient and came back, or the two were merged: then several would do, and it is to be in one
+    piece. ``filed`` as :func:`first_filed` gives it.
+    """
+    patient_key = root(study.patient.patient_key, survivors)
+    return next(
+        (uid for uid, key in filed.items() if root(key, survivors) == patient_key and uid in _study_uids(study, key)),
+        None,
     )
 
 
@@ -111,12 +138,21 @@ class NewPlacement:
 
 
 def place(
-    study: Study, instances: Iterable[Instance], latest: Mapping[str, Placed], bound: Bound, survivors: Survivors
+    study: Study,
+    instances: Iterable[Instance],
+    latest: Mapping[str, Placed],
+    bound: Bound,
+    survivors: Survivors,
+    *,
+    study_uid: str | None = None,
 ) -> list[NewPlacement]:
-    """Give instances that need one a new placement. ``latest``: the last placement of each, by instance key."""
+    """Give instances that need one a new placement. ``latest``: the last placement of each, by instance key.
+
+    ``study_uid`` is the UID that the study has at archives already.
+    """
     patient_key = root(study.patient.patient_key, survivors)
     bound_patient = bound.patient_of_study.get(study.study_instance_uid)
-    study_uid = study_uid_under(
+    study_uid = study_uid or study_uid_under(
         study.study_instance_uid,
         patient_key=patient_key,
         bound_patient_key=None if bound_patient is None else root(bound_patient, survivors),

@@ -28,6 +28,7 @@ from archsync.platformdb.reader import Platform
 from archsync.services.asking import VERIFY_PAUSES_S, list_for_check
 from archsync.services.attempt import LIMITED_TRIES, Attempt, Ended, Run, run_attempt
 from archsync.services.comparison import Compared, compare_one
+from archsync.services.dependants import revive_dependants
 from archsync.services.placing import offer, outgoing
 
 #: Acknowledged instances are committed at this many, or after this long: what a killed attempt may send again.
@@ -81,8 +82,8 @@ class _StoreJob:
         missing = missing_instances(desired, held, self._destination)
         self._set_scope(desired, missing)
         if missing:
-            placed = offer(self._ledger, self._platform, desired, held, self._job.destination_id, missing)
-            to_send = outgoing(desired, held, missing, placed)
+            placed, patient = offer(self._ledger, self._platform, desired, self._job.destination_id, missing)
+            to_send = outgoing(desired, missing, placed, patient)
             placement_ids = {key: p.placement_id for key, p in placed.items()}
             self._offered_before = {h.placed.instance_key for h in held.instances.values() if not h.is_stored}
             self._attempt.reach(lambda: self._send(endpoint, to_send, placement_ids))
@@ -92,6 +93,7 @@ class _StoreJob:
         if self._attempt.is_probe:
             self._attempt.answered()
         holdings.set_archived(self._ledger, self._job.destination_id, study.study_key)
+        revive_dependants(self._ledger, desired)
         sent = self._attempt.instances
         message = "The archive held every instance already."
         if sent:

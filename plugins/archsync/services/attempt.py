@@ -180,11 +180,12 @@ class Attempt:
     ) -> Ended:
         """Record how the attempt ended and what becomes of the job; the last thing its work does.
 
-        A study whose job ends without success, or waits for something the planner has to see, is planned again.
+        A study whose job ends, or waits for something the planner has to see, is planned again: what changed since the
+        job looked seemed to be covered by it.
         """
         next_attempt_at = None if retry_delay_s is None else self.now() + timedelta(seconds=retry_delay_s)
         with self.ledger.transaction():
-            if status in (JobStatus.FAILED, JobStatus.CANCELLED) or not_before is not None:
+            if status is JobStatus.FAILED or status.is_done or not_before is not None:
                 # Before the job's row is locked: the planner takes its locks in this order too.
                 look_again(self.ledger, self.job)
             jobs.finish_attempt(

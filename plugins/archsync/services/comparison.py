@@ -14,7 +14,7 @@ from archsync.core.comparison import Desired, Held, HeldInstance, Related
 from archsync.core.destination import Destination
 from archsync.core.identity import HeldPatient
 from archsync.core.job import KnownJob
-from archsync.core.placing import Placed, Survivors, root
+from archsync.core.placing import Placed, Survivors, first_filed, root
 from archsync.core.study import Facility, Instance, Patient, Priority, Study
 from archsync.core.uid_map import InstanceUids
 from archsync.errors import InvalidInput
@@ -82,6 +82,7 @@ class _Reading:
         self._placed: dict[int, Placed] = {}
         self._by_study: dict[str, list[Placed]] = defaultdict(list)
         self._by_instance: dict[str, list[Placed]] = defaultdict(list)
+        self._merged: dict[str, set[str]] = defaultdict(set)
         self._held: dict[int, dict[int, HeldInstance]] = {d: {} for d in self._target_ids}
 
     def read(self, study_keys: Sequence[str]) -> Comparison:
@@ -92,7 +93,11 @@ class _Reading:
         studies = self._with_holds({**studies, **ghosts})
         related, replacements = self._read_related(studies)
         survivors = self._read_survivors([*studies.values(), *(r.study for r in related.values())])
+        for key, survivor in survivors.items():
+            self._merged[survivor].add(key)
         latest = {key: placed[-1] for key, placed in self._by_instance.items()}
+        elsewhere = {r.study.study_key for r in related.values()}
+        filed_elsewhere = {key: first_filed(self._by_study.get(key, ())) for key in elsewhere}
         desired = [
             Desired(
                 study,
@@ -101,6 +106,8 @@ class _Reading:
                 related=related,
                 replacements=replacements,
                 origins={k: _origin(self._by_instance[k][0]) for k in latest},
+                filed=first_filed(self._by_study.get(study.study_key, ())),
+                filed_elsewhere=filed_elsewhere,
             )
             for study in studies.values()
         ]
@@ -192,15 +199,18 @@ class _Reading:
             for key, study_key in found.items()
             if study_key in here and (instance := _row(here[study_key], key)) is not None
         }
-        # Not all of the other study: only what is tied to this one.
-        self._read_placements([], related)
+        self._read_placements({r.study.study_key for r in related.values()}, related)
         return related, replacements
 
     def _read_survivors(self, studies: Iterable[Study]) -> Survivors:
-        """Who the patients are, after merges, under whom anything of these studies was filed."""
+        """Who the patients are under whom anything of these studies was filed, and who gave way to theirs.
+
+        An archive may know a patient by a record that none of these studies names any more.
+        """
         current = {s.patient.patient_key for s in studies}
-        filed = {p.patient_key for p in self._placed.values()} - current
-        return self._platform.resolve_survivors(filed | current) if filed else {}
+        merged = self._platform.find_merged(current)
+        filed = {p.patient_key for p in self._placed.values()} - current - merged.keys()
+        return {**merged, **(self._platform.resolve_survivors(filed | current) if filed else {})}
 
     def _keys_around(self, study: Study, replacements: Mapping[str, tuple[str, ...]]) -> set[str]:
         own = {i.instance_key for i in study.instances} | {p.instance_key for p in self._by_study[study.study_key]}
@@ -242,12 +252,12 @@ class _Reading:
         return {p.placement_id: held[p.placement_id] for p in placed if p.placement_id in held}
 
     def _patients_around(self, desired: Desired) -> set[str]:
-        """The study's patient, and those who were merged into them and under whom some of it was filed."""
+        """The study's patient, those who were merged into them, and those under whom some of it was filed."""
         own = desired.study.patient.patient_key
         filed = {p.patient_key for p in self._by_study.get(desired.study.study_key, ())}
         if not desired.study.patient.patient_id:
             return filed  # a ghost's: nobody can say who they are now
-        return {own, *filed}
+        return {own, *filed, *self._merged.get(own, ())}
 
 
 def _only(known: Mapping[str, HeldPatient], keys: Collection[str]) -> dict[str, HeldPatient]:

@@ -9,11 +9,11 @@ from zoneinfo import ZoneInfo
 
 from archsync.core.comparison import HeldInstance
 from archsync.core.destination import Destination
-from archsync.core.identity import HeldPatient
+from archsync.core.identity import HeldPatient, known_as
 from archsync.core.job import Job
-from archsync.core.placing import Placed
+from archsync.core.placing import Placed, root
 from archsync.core.rejection import NoteIdentity, NoteSubject, RejectedInstance, RejectionTitle, split_instances
-from archsync.core.study import Patient, Study
+from archsync.core.study import Patient
 from archsync.core.withdrawal import Leftover
 from archsync.ledger import holdings, patients, rejection_notes
 from archsync.ledger.database import Ledger
@@ -90,21 +90,32 @@ class NoteBuilder:
     def _subject(self, compared: Compared, study_instance_uid: str, placed: Placed) -> NoteSubject:
         """The study and patient as the archive knows them: the platform may be ahead, or have moved the study."""
         study = compared.desired.study
-        patient = self._patient(study, compared.held.patients, placed.patient_key)
+        patient = self._patient(compared, compared.desired.filed.get(study_instance_uid, placed.patient_key))
         return NoteSubject.of(replace(study, study_instance_uid=study_instance_uid, patient=patient))
 
-    def _patient(self, study: Study, known: Mapping[str, HeldPatient], filed_under: str) -> Patient:
+    def _patient(self, compared: Compared, filed_under: str) -> Patient:
         """Whom the archive has the instances filed under, after the merges that it acknowledged."""
-        held = known.get(filed_under) or self._ask_ledger(filed_under)
-        seen = {filed_under}
+        study, survivors = compared.desired.study, compared.desired.survivors
+        survivor = root(filed_under, survivors)
+        known = (
+            self._follow_merges(compared.held.patients, filed_under)
+            or self._follow_merges(compared.held.patients, survivor)
+            or known_as(survivor, compared.held.patients, survivors, filed_under=None)
+        )
+        if known is not None:
+            return known.as_patient(study.patient)
+        if survivor == study.patient.patient_key:
+            return study.patient
+        return self._platform.fetch_patients([survivor]).get(survivor, study.patient)
+
+    def _follow_merges(self, known: Mapping[str, HeldPatient], patient_key: str) -> HeldPatient | None:
+        """A patient as the archive knows them, or those to whom they gave way there."""
+        held = known.get(patient_key) or self._ask_ledger(patient_key)
+        seen = {patient_key}
         while held is not None and held.merged_into is not None and held.merged_into not in seen:
             seen.add(held.merged_into)
             held = known.get(held.merged_into) or self._ask_ledger(held.merged_into)
-        if held is not None:
-            return held.as_patient(study.patient)
-        if filed_under == study.patient.patient_key:
-            return study.patient
-        return self._platform.fetch_patients([filed_under]).get(filed_under, study.patient)
+        return held
 
     def _ask_ledger(self, patient_key: str) -> HeldPatient | None:
         destination_id = self._job.destination_id

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from archsync.core.comparison import Desired, Held
+from archsync.core.comparison import Desired
 from archsync.core.fitting import Fitting, Modification
-from archsync.core.identity import HeldPatient
-from archsync.core.placing import Placed, place, root
+from archsync.core.identity import HeldPatient, known_as
+from archsync.core.placing import Placed, first_filed, place, root
 from archsync.core.study import Instance, Patient, Study
 from archsync.core.transfer import OutgoingInstance
 from archsync.core.uid_map import InstanceUids, UidMap
@@ -21,36 +21,45 @@ MODIFYING_SYSTEM = "archsync"
 
 
 def offer(
-    ledger: Ledger, platform: Platform, desired: Desired, held: Held, destination_id: int, missing: Sequence[Instance]
-) -> dict[str, Placed]:
-    """Fix the placement of instances that are about to be sent, by instance key; the archive may hold them from now on.
+    ledger: Ledger, platform: Platform, desired: Desired, destination_id: int, missing: Sequence[Instance]
+) -> tuple[dict[str, Placed], Patient]:
+    """Fix the placement of instances that are about to be sent, and the patient they go out with.
 
-    In one transaction, alone: two who send the same instance at the same time give it the same UIDs. The patient is
-    remembered as the archive gets to know them.
+    From now on the archive may hold them, and knows the patient so. In one transaction, alone: two who send the same
+    instance at the same time give it the same UIDs. Gives the placements by instance key.
     """
-    keys = [i.instance_key for i in missing]
+    study = desired.study
     with ledger.transaction():
         holdings.lock_placing(ledger)
-        latest = _latest(ledger, keys)
-        current = Desired(desired.study, latest=latest, survivors=desired.survivors)
+        current = _read_again(ledger, desired, missing)
         unplaced = [i for i in missing if current.placement_of(i) is None]
         if unplaced:
-            _place(ledger, platform, desired, unplaced, latest)
-            latest = _latest(ledger, keys)
-        placed = {i.instance_key: latest[i.instance_key] for i in missing}
+            _place(ledger, platform, current, unplaced)
+            current = _read_again(ledger, desired, missing)
+        placed = {i.instance_key: current.latest[i.instance_key] for i in missing}
         holdings.offer(ledger, destination_id, [p.placement_id for p in placed.values()])
-        patients.learn(ledger, destination_id, HeldPatient.of(patient_as_known(desired, held)))
-    return placed
+        survivor = root(study.patient.patient_key, desired.survivors)
+        known_keys = {study.patient.patient_key, survivor, *current.filed.values()}
+        held = patients.held(ledger, [destination_id], known_keys)
+        known = patient_as_known(current, held[destination_id])
+        _remember(ledger, destination_id, known, study.patient, survivor, held[destination_id])
+    return placed, study.patient if known is None else known.as_patient(study.patient)
 
 
-def _latest(ledger: Ledger, instance_keys: Iterable[str]) -> dict[str, Placed]:
-    found = holdings.placements(ledger, study_keys=[], instance_keys=list(instance_keys))
-    return {p.instance_key: p for p in found}
+def _read_again(ledger: Ledger, desired: Desired, missing: Iterable[Instance]) -> Desired:
+    """What there is of placements by now."""
+    study_key = desired.study.study_key
+    keys = {i.instance_key for i in missing}
+    found = holdings.placements(ledger, study_keys=[study_key], instance_keys=keys)
+    return Desired(
+        desired.study,
+        latest={p.instance_key: p for p in found if p.instance_key in keys},
+        survivors=desired.survivors,
+        filed=first_filed(p for p in found if p.study_key == study_key),
+    )
 
 
-def _place(
-    ledger: Ledger, platform: Platform, desired: Desired, unplaced: Sequence[Instance], latest: dict[str, Placed]
-) -> None:
+def _place(ledger: Ledger, platform: Platform, desired: Desired, unplaced: Sequence[Instance]) -> None:
     study = desired.study
     bound = holdings.bound(
         ledger,
@@ -60,31 +69,41 @@ def _place(
     )
     filed = set(bound.patient_of_study.values()) - {study.patient.patient_key}
     survivors = {**desired.survivors, **(platform.resolve_survivors(filed) if filed else {})}
-    holdings.insert_placements(ledger, study, place(study, unplaced, latest, bound, survivors))
+    new = place(study, unplaced, desired.latest, bound, survivors, study_uid=desired.study_uid)
+    holdings.insert_placements(ledger, study, new)
 
 
-def patient_as_known(desired: Desired, held: Held) -> Patient:
-    """The study's patient as the archive knows them, or is going to: what its images go out with.
+def patient_as_known(desired: Desired, held: Mapping[str, HeldPatient]) -> HeldPatient | None:
+    """The study's patient as the archive knows them: what its images go out with. None: it does not know them yet.
 
     An archive that has not acknowledged a new identifier yet gets images under the old one, so that nothing overtakes
     the message which changes it.
     """
-    patient = desired.study.patient
-    own = held.patients.get(patient.patient_key)
-    if own is not None and own.merged_into is None:
-        return own.as_patient(patient)
-    for key, known in sorted(held.patients.items()):
-        if known.merged_into is None and root(key, desired.survivors) == patient.patient_key:
-            # Filed under somebody who gave way on the platform, and not yet there.
-            return known.as_patient(patient)
-    return patient
+    filed_under = desired.filed.get(desired.study_uid or "")
+    return known_as(desired.study.patient.patient_key, held, desired.survivors, filed_under=filed_under)
+
+
+def _remember(
+    ledger: Ledger,
+    destination_id: int,
+    known: HeldPatient | None,
+    patient: Patient,
+    survivor: str,
+    held: Mapping[str, HeldPatient],
+) -> None:
+    """Write down as whom the archive gets to know the study's patient."""
+    if known is None:
+        patients.learn(ledger, destination_id, HeldPatient.of(patient))
+    elif survivor not in held:
+        # Filed under somebody who gave way on the platform and not yet there: the one patient it has is theirs now.
+        theirs = replace(known, patient_key=survivor)
+        patients.tell(ledger, destination_id, theirs, prior_patient_key=known.patient_key)
 
 
 def outgoing(
-    desired: Desired, held: Held, missing: Sequence[Instance], placed: dict[str, Placed]
+    desired: Desired, missing: Sequence[Instance], placed: dict[str, Placed], patient: Patient
 ) -> list[OutgoingInstance]:
     """What to send, and what files are to be fitted to where they say something else."""
-    patient = patient_as_known(desired, held)
     uid_map = _uid_map(desired, placed)
     fittings: dict[object, Fitting] = {}
     found = []
