@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
-from archsync.core import adt_statement, identity, placing, planning, waiting, withdrawal
+from archsync.core import adt_statement, comparison, identity, placing, planning, uid_map, waiting, withdrawal
 from archsync.core.adt_statement import find_statement
 from archsync.core.comparison import Desired, Held, HeldInstance, Related
 from archsync.core.destination import Destination, Verification
@@ -124,6 +124,10 @@ class Archive:
             raise Violation("no rejected UID is sent again", uid)
         if uid in self.kept and self.kept[uid].content != image.content:
             raise Violation("no UID names two contents", uid)
+        for other in self.kept.values():
+            same_series = other.uids.series_instance_uid == image.uids.series_instance_uid
+            if same_series and other.uids.study_instance_uid != image.uids.study_instance_uid:
+                raise Violation("a series lies in one study", image.uids.series_instance_uid)
         header = Header(
             StudyInstanceUID=image.uids.study_instance_uid, SeriesInstanceUID=image.uids.series_instance_uid
         )
@@ -450,6 +454,7 @@ class Site:
     archive: Archive
     held: dict[int, HeldRow] = field(default_factory=dict)
     patients: dict[str, HeldPatient] = field(default_factory=dict)
+    filed: dict[str, str] = field(default_factory=dict)
     archived: dict[str, datetime] = field(default_factory=dict)
     notes: dict[int, NoteRow] = field(default_factory=dict)
     messages: list[MessageRow] = field(default_factory=list)
@@ -840,7 +845,9 @@ class LedgerModel:
         job.content_digest = desired.study.content_digest()
         yield "offer"
         placed = self.offer(site, desired, missing)
-        patient = self.introduce(site, desired.study) if missing else None
+        uids = {p.uids.study_instance_uid for p in placed.values()}
+        patient = self.as_known(site, desired, next(iter(uids))) if missing else None
+        assert len(uids) <= 1, "a study is in one piece"
         failure = None
         for instance in missing:
             placement = placed[instance.instance_key]
@@ -860,6 +867,7 @@ class LedgerModel:
             yield "record what was acknowledged"
             site.held[placement.placement_id].is_stored = True
             site.held[placement.placement_id].is_verified = False
+            self.acknowledged(site, placement)
         if failure is not None:
             self.conclude(job, failure, "not-stored")
             return
@@ -923,22 +931,30 @@ class LedgerModel:
     def filed(self, study_key: str) -> dict[str, str]:
         return placing.first_filed(p for p in self.placements if p.study_key == study_key)
 
-    def introduce(self, site: Site, study: Study) -> HeldPatient:
-        """The patient that images of a study go out with; from now on the archive knows them so."""
-        survivors = self.platform.survivors()
-        filed = self.filed(study.study_key)
-        uid = placing.settled_study_uid(study, filed, survivors)
-        keys = {study.patient.patient_key, self.platform.survivor(study.patient.patient_key), *filed.values()}
+    def as_known(self, site: Site, desired: Desired, study_uid: str) -> HeldPatient:
+        """As ``services/placing.py``: the patient that images of a study go out with."""
+        if study_uid in site.filed:
+            return replace(self.follow(site, site.filed[study_uid]), is_introduced=True)
+        patient, survivors = desired.study.patient, self.platform.survivors()
+        keys = {patient.patient_key, survivors[patient.patient_key], *self.filed(desired.study.study_key).values()}
         held = {key: site.patients[key] for key in keys if key in site.patients}
-        own = self.platform.survivor(study.patient.patient_key)
-        known = identity.known_as(own, held, survivors, filed_under=filed.get(uid or ""))
+        known = identity.known_as(patient.patient_key, held, survivors)
         if known is None:
-            learnt = HeldPatient.of(study.patient)
-            return site.patients.setdefault(learnt.patient_key, learnt)
-        if own not in held:
-            site.patients[own] = replace(known, patient_key=own)
-            site.patients[known.patient_key] = replace(known, merged_into=own)
+            known = HeldPatient.of(patient)
+            site.patients[known.patient_key] = replace(known, is_introduced=False)
+        site.filed[study_uid] = known.patient_key
+        return replace(known, is_introduced=True)
+
+    def follow(self, site: Site, patient_key: str) -> HeldPatient:
+        known, passed = site.patients[patient_key], {patient_key}
+        while known.merged_into in site.patients and known.merged_into not in passed:
+            passed.add(known.merged_into)
+            known = site.patients[known.merged_into]
         return known
+
+    def acknowledged(self, site: Site, placed: Placed) -> None:
+        key = site.filed[placed.uids.study_instance_uid]
+        site.patients[key] = replace(site.patients[key], is_introduced=True)
 
     def send_image(self, site: Site, image: Image) -> None:
         uid = image.uids.sop_instance_uid
@@ -946,12 +962,23 @@ class LedgerModel:
             if uid in other.archive.kept and other.archive.kept[uid].content != image.content:
                 raise Violation("no UID names two contents", uid)
         self.tell(f"image {image.content} goes to {site.destination.name} as {uid}, patient {key_of(image.patient)}")
+        self.check_note_first(site, image)
         there = site.archive.kept.get(uid)
         if there is not None and there.patient != image.patient and uid not in site.archive.hidden:
             # Its first answer was lost, and the patient changed since: A770, and it is there.
             self.tell(f"{uid} is there already, as it was sent first")
             return
         site.archive.store(image)
+
+    def check_note_first(self, site: Site, image: Image) -> None:
+        """Where a wrong patient shows, the copy under the right one comes after the note."""
+        iocm = site.destination.iocm
+        if iocm.note_order is not NoteOrder.WRONG_PATIENT_FIRST or not iocm.supports_iocm:
+            return
+        patients = {p.uids: self.platform.survivor(p.patient_key) for p in self.placements}
+        for other in site.archive.shown.values():
+            if other.content[0] == image.content[0] and patients[other.uids] != patients[image.uids]:
+                raise Violation("the note before the copy where a wrong patient shows", str(image.content))
 
     def answer_lost(self, site: Site, placement: Placed) -> None:
         """Nobody knows whether it was stored: nothing may be claimed."""
@@ -982,6 +1009,7 @@ class LedgerModel:
                 # Offered, and nobody knows whether it arrived: the archive does.
                 if item.held.placed.uids.sop_instance_uid in site.archive.shown:
                     row.is_stored = row.is_verified = True
+                    self.acknowledged(site, item.held.placed)
                 else:
                     del site.held[item.held.placed.placement_id]
                     leaving.remove(item)
@@ -1019,20 +1047,18 @@ class LedgerModel:
 
     def build_notes(self, job: Job, desired: Desired, site: Site, leaving: Sequence[withdrawal.Leftover]) -> None:
         """One note for each title and study as sent, written down with what it names before it is first sent."""
-        groups: dict[tuple[RejectionTitle, str, str], list[withdrawal.Leftover]] = defaultdict(list)
+        groups: dict[tuple[RejectionTitle, str], list[withdrawal.Leftover]] = defaultdict(list)
         for item in leaving:
             assert item.title is not None
-            uid = item.held.placed.uids.study_instance_uid
-            patient_key = desired.filed.get(uid, item.held.placed.patient_key)
-            groups[item.title, item.held.placed.uids.study_instance_uid, patient_key].append(item)
-        for part, ((title, study_uid, patient_key), found) in enumerate(sorted(groups.items(), key=lambda g: g[0])):
+            groups[item.title, item.held.placed.uids.study_instance_uid].append(item)
+        for part, ((title, study_uid), found) in enumerate(sorted(groups.items(), key=lambda g: g[0])):
             note_id = len(site.notes) + 1
             name = NoteIdentity(f"{job.job_id}.{note_id}", site.destination.name, part=part + 1)
             note = Note(
                 name.sop_instance_uid,
                 title,
                 study_uid,
-                self.filed_under(site, desired, patient_key),
+                self.filed_under(site, study_uid),
                 tuple(item.held.placed.uids for item in found),
                 self.now,
             )
@@ -1047,19 +1073,9 @@ class LedgerModel:
                 site.held[placement_id].note_id = note_id
             self.tell(f"note {note.uid} ({title.value}) is built for {', '.join(str(n) for n in ids)}")
 
-    def filed_under(self, site: Site, desired: Desired, patient_key: str) -> HeldPatient:
-        """As whom the archive has a patient, after the merges that it acknowledged."""
-        survivor = desired.survivors.get(patient_key, patient_key)
-        for key in (patient_key, survivor):
-            passed: set[str] = set()
-            known = site.patients.get(key)
-            while known is not None and known.merged_into is not None and known.merged_into not in passed:
-                passed.add(known.merged_into)
-                known = site.patients.get(known.merged_into)
-            if known is not None:
-                return known
-        found = identity.known_as(survivor, site.patients, desired.survivors, filed_under=None)
-        return found or HeldPatient.of(self.platform.patients[survivor])
+    def filed_under(self, site: Site, study_uid: str) -> HeldPatient:
+        """As ``services/note_building.py``: whose a study is at the archive."""
+        return self.follow(site, site.filed[study_uid])
 
     @staticmethod
     def may_go_first(site: Site, item: withdrawal.Leftover) -> bool:
@@ -1182,7 +1198,7 @@ class LedgerModel:
 
     def record_told(self, job: Job, row: MessageRow) -> None:
         site, known = job.site, row.known_after
-        site.patients[known.patient_key] = replace(known, merged_into=None)
+        site.patients[known.patient_key] = replace(known, merged_into=None, is_introduced=True)
         if row.prior_patient_key is not None and row.prior_patient_key in site.patients:
             prior = site.patients[row.prior_patient_key]
             site.patients[row.prior_patient_key] = replace(prior, merged_into=known.patient_key)
@@ -1622,3 +1638,144 @@ def test_every_archive_holds_the_truth_once_faults_stop(batch):
     failure = find_failure(range(batch, HISTORIES, BATCHES))
 
     assert failure is None, f"\n{failure}"
+
+
+# -- broken on purpose -------------------------------------------------------------------------------------------------
+
+
+class NoLanes(LedgerModel):
+    """Jobs don't wait for earlier ones."""
+
+    def holds_back(self, earlier: Job, job: Job) -> bool:
+        return False
+
+    def check_lane(self, job: Job) -> None:
+        """Let its consequences tell."""
+
+
+class NoAdtLane(LedgerModel):
+    """Images don't wait for messages about their patient, nor messages for each other."""
+
+    def holds_back(self, earlier: Job, job: Job) -> bool:
+        return JobType.ADT not in (earlier.job_type, job.job_type) and super().holds_back(earlier, job)
+
+    def check_lane(self, job: Job) -> None:
+        """Let its consequences tell."""
+
+
+class RebuiltNotes(LedgerModel):
+    """A note whose answer was lost is built anew instead of being kept."""
+
+    def send_note(self, site: Site, row: NoteRow) -> None:
+        if row.note.uid in {n.uid for n in self.sent_notes}:
+            row.note = row.note._replace(built_at=self.now)
+        self.sent_notes.append(row.note)
+        super().send_note(site, row)
+
+    @property
+    def sent_notes(self) -> list[Note]:
+        return self.__dict__.setdefault("_sent_notes", [])
+
+
+class OfferedIsStored(LedgerModel):
+    """What was offered counts as stored as soon as one answer is lost."""
+
+    def answer_lost(self, site: Site, placement: Placed) -> None:
+        for row in site.held.values():
+            row.is_stored = True
+
+
+class NothingOffered(LedgerModel):
+    """What was sent and not acknowledged is forgotten."""
+
+    def answer_lost(self, site: Site, placement: Placed) -> None:
+        del site.held[placement.placement_id]
+
+
+class EventDriven(LedgerModel):
+    """What a job did not see is not looked at again when it ended."""
+
+    def look_again(self, job: Job) -> None:
+        """Trust that some event will come."""
+
+
+def _burnt_uids_come_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(comparison, "is_in_place", lambda placed, *args, **values: _in_place(placed, *args, **values))
+
+
+def _in_place(placed: Placed, *args, **values) -> bool:
+    return placing.is_in_place(replace(placed, is_burnt=False), *args, **values)
+
+
+def _minted_uids_do_not_tell_placements_apart(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(placing, "Placement", lambda key, version, number: uid_map.Placement(key, 1, 1))
+
+
+def _copies_keep_their_uids(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(comparison, "is_in_place", lambda placed, *args, **values: not placed.is_burnt)
+
+
+def _notes_before_replacements(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(withdrawal.Leftover, "may_go", property(lambda item: item.title is not None))
+
+
+def _moved_instances_stay_where_they_were(patch: pytest.MonkeyPatch) -> None:
+    whole = withdrawal.find_leftovers
+
+    def find_only_removed(*args):
+        return tuple(item for item in whole(*args) if not item.successors)
+
+    patch.setattr(withdrawal, "find_leftovers", find_only_removed)
+    patch.setitem(globals(), "find_leftovers", find_only_removed)
+
+
+def _images_overtake_their_identifier(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(identity, "known_as", lambda *args: None)
+    patch.setattr(LedgerModel, "follow", lambda self, site, key: HeldPatient.of(self.platform.patients[key]))
+
+
+def _note_first_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(planning, "waits_for_note", lambda *args: False)
+
+
+def _planning_repeats_itself(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(planning, "is_current", lambda job, work: False)
+    patch.setattr(withdrawal, "_covers", lambda job, digest: False)
+
+
+def _series_lie_in_two_studies(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(placing, "series_uid_in", lambda uid, **values: uid)
+
+
+BROKEN_LEDGERS = [NoLanes, NoAdtLane, RebuiltNotes, OfferedIsStored, NothingOffered, EventDriven]
+BROKEN_RULES = [
+    _burnt_uids_come_back,
+    _minted_uids_do_not_tell_placements_apart,
+    _copies_keep_their_uids,
+    _notes_before_replacements,
+    _moved_instances_stay_where_they_were,
+    _images_overtake_their_identifier,
+    _note_first_is_forgotten,
+    _planning_repeats_itself,
+    _series_lie_in_two_studies,
+]
+#: Histories within which a broken variant has to be found out.
+ENOUGH = 1500
+
+
+def is_caught(seed: int, ledger: type[LedgerModel]) -> bool:
+    try:
+        return try_history(seed, make_events(seed), ledger)[0] is not None
+    except KeyError:
+        return True  # it does what the model has no books for
+
+
+@pytest.mark.parametrize("ledger", BROKEN_LEDGERS)
+def test_a_broken_runner_is_caught(ledger):
+    assert any(is_caught(seed, ledger) for seed in range(ENOUGH)), ledger.__doc__
+
+
+@pytest.mark.parametrize("break_it", BROKEN_RULES)
+def test_a_broken_rule_is_caught(break_it, monkeypatch):
+    break_it(monkeypatch)
+    assert any(is_caught(seed, LedgerModel) for seed in range(ENOUGH))

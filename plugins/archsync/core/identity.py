@@ -21,7 +21,10 @@ from archsync.core.study import Patient
 
 @dataclass(frozen=True, slots=True)
 class HeldPatient:
-    """A patient as one archive knows it. ``merged_into``: it gave way to another there."""
+    """A patient as one archive knows them. ``merged_into``: they gave way to another there.
+
+    ``is_introduced`` False: something of theirs was offered, and nothing acknowledged.
+    """
 
     patient_key: str
     patient_id: str = field(repr=False)
@@ -30,6 +33,7 @@ class HeldPatient:
     birth_date: date | None = field(repr=False, default=None)
     sex: str | None = field(repr=False, default=None)
     merged_into: str | None = None
+    is_introduced: bool = True
 
     @classmethod
     def of(cls, patient: Patient) -> HeldPatient:
@@ -66,20 +70,14 @@ class HeldPatient:
         )
 
 
-def known_as(
-    patient_key: str, held: Mapping[str, HeldPatient], survivors: Survivors, *, filed_under: str | None
-) -> HeldPatient | None:
-    """How an archive knows a patient; None: not yet.
-
-    It may know several that are one on the platform, until it is told of the merge. Then ``filed_under`` counts, the
-    patient under whom the study in question went out first: a study is one patient's there.
-    """
+def known_as(patient_key: str, held: Mapping[str, HeldPatient], survivors: Survivors) -> HeldPatient | None:
+    """How an archive knows a patient; None: not yet. Of several that are one on the platform, the survivor first."""
     alive = {
         key: known
         for key, known in sorted(held.items())
         if known.merged_into is None and root(key, survivors) == root(patient_key, survivors)
     }
-    return alive.get(filed_under or "") or alive.get(patient_key) or next(iter(alive.values()), None)
+    return alive.get(root(patient_key, survivors)) or alive.get(patient_key) or next(iter(alive.values()), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +128,8 @@ def differences(
 ) -> list[tuple[AdtChange, HeldPatient]]:
     """What an archive does not know yet of a patient: each change with what it knows instead."""
     now = HeldPatient.of(patient)
+    # Of somebody it may never have heard of, an archive is told nothing.
+    held = {key: known for key, known in held.items() if known.is_introduced}
     changes: list[tuple[AdtChange, HeldPatient]] = []
     own = held.get(patient.patient_key)
     if own is not None and own.merged_into is None and own.identifier != now.identifier:

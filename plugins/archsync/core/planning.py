@@ -25,7 +25,7 @@ from archsync.core.destination import Destination, Verification
 from archsync.core.identity import AdtWork, plan_identity
 from archsync.core.job import FAR_FUTURE, JobStatus, JobType, KnownJob, WaitReason
 from archsync.core.study import Instance, Priority, has_reached
-from archsync.core.withdrawal import WithdrawalPlan, former_copies, plan_withdrawal, waits_for_note
+from archsync.core.withdrawal import WithdrawalPlan, former_copies, holds_back_note, plan_withdrawal, waits_for_note
 
 
 class Rule(StrEnum):
@@ -159,8 +159,9 @@ def plan_store(desired: Desired, held: Held, destination: Destination, *, observ
     if not desired.instances:
         return StorePlan(Rule.NO_INSTANCES, "the study has no instances", closes=closable)
     missing = missing_instances(desired, held, destination)
-    # Nothing to send may still leave something to check: an open job has to do it.
-    if not missing and not (closable and unverified_instances(desired, held, destination)):
+    # Nothing to send may leave something to check: an open job does it, or one for the sake of a note that waits.
+    unchecked = unverified_instances(desired, held, destination) if not missing else ()
+    if not missing and not (unchecked and (closable or holds_back_note(unchecked, desired, held))):
         return StorePlan(Rule.UP_TO_DATE, "the archive holds every instance", closes=closable)
 
     if held.archived_at is None and any(job.status is JobStatus.RUNNING for job in jobs):

@@ -81,8 +81,29 @@ def former_copies(instance: Instance, desired: Desired, held: Held) -> tuple[Hel
 def waits_for_note(instance: Instance, desired: Desired, held: Held, destination: Destination) -> bool:
     """Tell whether an instance has to wait until its former copy is hidden."""
     return any(
-        not h.is_hidden and _leftover(h, desired, held, destination).note_first
+        not h.is_hidden and not _is_wanted(h, desired) and _leftover(h, desired, held, destination).note_first
         for h in former_copies(instance, desired, held)
+    )
+
+
+def holds_back_note(unchecked: Iterable[HeldInstance], desired: Desired, held: Held) -> bool:
+    """Tell whether a former copy of any of these is still shown: its note waits until they were seen at the archive."""
+    rows = (desired.find(h.placed.instance_key) for h in unchecked)
+    return any(
+        not former.is_hidden and not _is_wanted(former, desired)
+        for row in rows
+        if row is not None
+        for former in former_copies(row.instance, desired, held)
+    )
+
+
+def _is_wanted(h: HeldInstance, desired: Desired) -> bool:
+    """Tell whether a placement is where its instance belongs, say because a replaced one is shown again."""
+    row = desired.find(h.placed.instance_key)
+    return (
+        row is not None
+        and is_wanted(row.instance, desired.latest.get(h.placed.instance_key))
+        and desired.placement_of(row.instance, row.study) == h.placed
     )
 
 
@@ -218,7 +239,9 @@ def plan_withdrawal(desired: Desired, held: Held, destination: Destination, *, o
             to_send.append(leftover)
         else:
             rules.setdefault(rule, []).append(leftover)
-    suppressed = [(rule, _digest(found, rule.code), len(found)) for rule, found in rules.items()]
+    suppressed = [
+        (rule, _hash([rule.code, *_ids(item.held for item in found)]), len(found)) for rule, found in rules.items()
+    ]
     if unsent := _removed_unsent(desired, held):
         suppressed.append(unsent)
     known = {j.content_digest for j in held.jobs if j.job_type is JobType.IOCM}
@@ -239,7 +262,7 @@ def plan_withdrawal(desired: Desired, held: Held, destination: Destination, *, o
             suppressed=new_suppressed,
         )
     for job in jobs:
-        if job.content_digest == work.content_digest:
+        if _covers(job, work.content_digest):
             why = f"job {job.job_id} ({job.status.value}) covers it"
             if job.status is JobStatus.CANCELLED:
                 why = f"job {job.job_id} was cancelled; retry it to withdraw after all"
@@ -332,13 +355,23 @@ def _same_gate(job: KnownJob, work: NoteWork) -> bool:
 
 
 def note_digest(to_send: Iterable[Leftover], under_way: Iterable[HeldInstance]) -> str:
-    """Tells apart what a kos job is to withdraw, and what that still waits for."""
-    return _digest(to_send, "note", *(f"{h.placed.placement_id}:0" for h in under_way))
+    """Tells apart what a kos job is to withdraw and, behind the dash, what that still waits for."""
+    to_send = tuple(to_send)
+    missing = (f"{item.held.placed.placement_id}:{len(item.missing)}" for item in to_send if item.missing)
+    things = _hash(["note", *_ids([*(item.held for item in to_send), *under_way])])
+    return f"{things}-{_hash(sorted(missing))}"
 
 
-def _digest(leftovers: Iterable[Leftover], kind: str, *others: str) -> str:
-    parts = [f"{item.held.placed.placement_id}:{len(item.missing)}" for item in leftovers]
-    return _hash([kind, *sorted([*parts, *others])])
+def _covers(job: KnownJob, digest: str) -> bool:
+    """Tell whether an earlier job was about the same; for one that was cancelled, whatever it waited for then."""
+    known = job.content_digest or ""
+    if job.status in (JobStatus.CANCELLED, JobStatus.SUPPRESSED):
+        return known.partition("-")[0] == digest.partition("-")[0]
+    return known == digest
+
+
+def _ids(held: Iterable[HeldInstance]) -> list[str]:
+    return sorted(str(h.placed.placement_id) for h in held)
 
 
 def _hash(parts: Iterable[str]) -> str:

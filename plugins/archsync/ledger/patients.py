@@ -51,6 +51,37 @@ def holders(ledger: Ledger, destination_id: int, patient_id: str, issuer_of_pati
     return {row["patient_key"] for row in ledger.fetch_all(SQL["holders"], wanted)}
 
 
+def file(ledger: Ledger, destination_id: int, study_instance_uid: str, patient_key: str) -> None:
+    """Remember as whose a study first went to a destination; by its UID there."""
+    wanted = {"destination_id": destination_id, "study_instance_uid": study_instance_uid, "patient_key": patient_key}
+    ledger.execute(SQL["file"], wanted)
+
+
+def filed_under(ledger: Ledger, destination_id: int, study_instance_uid: str) -> HeldPatient | None:
+    """The patient whose a study is at a destination, after the merges acknowledged there; None: it never went there."""
+    wanted = {"destination_id": destination_id, "study_instance_uid": study_instance_uid}
+    row = ledger.fetch_one(SQL["filed_under"], wanted)
+    return None if row is None else follow(ledger, destination_id, row["patient_key"])
+
+
+def follow(ledger: Ledger, destination_id: int, patient_key: str) -> HeldPatient | None:
+    """A patient as a destination knows them, or the one to whom they gave way there; None: it never heard of them."""
+    passed: set[str] = set()
+    found: HeldPatient | None = None
+    key: str | None = patient_key
+    while key is not None and key not in passed:
+        passed.add(key)
+        found = held(ledger, [destination_id], [key])[destination_id].get(key, found)
+        key = None if found is None else found.merged_into
+    return found
+
+
+def introduce(ledger: Ledger, destination_id: int, study_instance_uids: Collection[str]) -> None:
+    """A destination acknowledged something of these studies: from now on it knows their patients."""
+    wanted = {"destination_id": destination_id, "study_instance_uids": list(study_instance_uids)}
+    ledger.execute(SQL["introduce"], wanted)
+
+
 def _row(destination_id: int, patient: HeldPatient) -> dict[str, Any]:
     return {
         "destination_id": destination_id,

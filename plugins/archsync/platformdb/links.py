@@ -30,6 +30,18 @@ def fetch_merges(cursor: Cursor, queries: Queries, patient_keys: Iterable[str]) 
     return merges
 
 
+def fetch_merged(cursor: Cursor, queries: Queries, patient_keys: Iterable[str]) -> dict[str, str]:
+    """Read who was merged into those patients, straight or by way of others: into which of them, by each one's key."""
+    merged: dict[str, str] = {}
+    wanted = {key: key for key in patient_keys}
+    while wanted:
+        cursor.execute(*queries.merges_into(cursor, sorted(wanted)))
+        found = {key: wanted[into] for key, into in cursor.fetchall() if key not in merged}
+        merged |= found
+        wanted = found
+    return merged
+
+
 def find_survivor(patient_key: str, merges: Mapping[str, str | None]) -> str:
     """Follow a patient's chain to its end; one that names a patient the view does not have ends before.
 
@@ -61,7 +73,7 @@ def fetch_relatives(cursor: Cursor, queries: Queries, patient_keys: Iterable[str
         cursor.execute(*queries.merges_of(cursor, keys))
         found = {survivor for _, survivor in cursor.fetchall() if survivor is not None}
         cursor.execute(*queries.merges_into(cursor, keys))
-        wanted = (found | {key for (key,) in cursor.fetchall()}) - relatives
+        wanted = (found | {key for key, _ in cursor.fetchall()}) - relatives
     return relatives
 
 

@@ -135,8 +135,9 @@ class Queries:
         return self._rows_where(cursor, PATIENT, "patient_key", keys, _texts("patient_key", "merged_into_patient_key"))
 
     def merges_into(self, cursor: Cursor, keys: Sequence[str]) -> Query:
-        """The patients that were merged straight into one of those."""
-        return self._rows_where(cursor, PATIENT, "merged_into_patient_key", keys, _texts("patient_key"))
+        """The patients that were merged straight into one of those, and into which."""
+        columns = _texts("patient_key", "merged_into_patient_key")
+        return self._rows_where(cursor, PATIENT, "merged_into_patient_key", keys, columns)
 
     def studies_of_patients(self, cursor: Cursor, keys: Sequence[str], limit: int) -> Query:
         """The keys of the studies of those patients."""

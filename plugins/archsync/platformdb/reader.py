@@ -13,7 +13,7 @@ from archsync.core.platform_contract import FACILITY, INSTANCE, PATIENT, STUDY
 from archsync.core.study import Facility, Instance, Patient, Study
 from archsync.errors import ConfigurationError, InvalidInput
 from archsync.platformdb.connection import Connect, Cursor, Session, UnreadableRow, connector
-from archsync.platformdb.links import fetch_merges, fetch_relatives, fetch_replacements, find_survivor
+from archsync.platformdb.links import fetch_merged, fetch_merges, fetch_relatives, fetch_replacements, find_survivor
 from archsync.platformdb.queries import Queries
 from archsync.platformdb.rows import parse_facility, parse_instance, parse_patient, parse_study, raise_twice
 from archsync.platformdb.watermark import Position, RevisionMode, conditions_since, explain_full_read, fetch_position
@@ -241,6 +241,17 @@ class Platform:
         with self.session.transaction() as cursor:
             merges = fetch_merges(cursor, self.queries, keys)
         return _survivors(keys, merges)
+
+    def find_merged(self, patient_keys: Iterable[str]) -> Mapping[str, str]:
+        """Find who was merged into those patients, also by way of others: the survivor's key by each one's own.
+
+        As many queries as the longest chain has links. Raises as :meth:`resolve_survivors` does.
+        """
+        keys = tuple(dict.fromkeys(patient_keys))
+        if not keys:
+            return {}
+        with self.session.transaction() as cursor:
+            return fetch_merged(cursor, self.queries, keys)
 
     def find_instances(self, instance_keys: Iterable[str]) -> Mapping[str, str]:
         """Find in which study each instance is now, removed ones included: the study's key by the instance's.

@@ -20,7 +20,7 @@ from archsync.core.planning import gate, missing_instances, unverified_instances
 from archsync.core.study import Instance
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
 from archsync.errors import OutcomeUnknown, PeerRefused, PeerUnavailable
-from archsync.ledger import holdings, jobs
+from archsync.ledger import holdings, jobs, patients
 from archsync.ledger.database import Ledger
 from archsync.net.dicom.echo import echo
 from archsync.net.dicom.store import store_instances
@@ -62,6 +62,7 @@ class _StoreJob:
         self._destination = attempt.destination
         self._unsent: list[StoreOutcome] = []
         self._offered_before: set[str] = set()
+        self._introduced: set[str] = set()
 
     def work(self) -> Ended:
         """Compare, send, check, conclude."""
@@ -150,6 +151,9 @@ class _StoreJob:
         with self._ledger.transaction():
             if stored:
                 holdings.record_stored(self._ledger, self._job.destination_id, acknowledged)
+                study_uids = {str(o.instance.study_instance_uid) for o in stored}
+                patients.introduce(self._ledger, self._job.destination_id, study_uids - self._introduced)
+                self._introduced |= study_uids
             jobs.record_failures(self._ledger, self._job.job_id, unsent)
             self._attempt.add_progress(
                 instances=len(stored), size_bytes=sum(o.instance.size_bytes for o in stored), failed=len(unsent)

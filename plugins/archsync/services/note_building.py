@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from archsync.core.comparison import HeldInstance
 from archsync.core.destination import Destination
-from archsync.core.identity import HeldPatient, known_as
 from archsync.core.job import Job
 from archsync.core.placing import Placed, root
 from archsync.core.rejection import NoteIdentity, NoteSubject, RejectedInstance, RejectionTitle, split_instances
@@ -90,36 +89,19 @@ class NoteBuilder:
     def _subject(self, compared: Compared, study_instance_uid: str, placed: Placed) -> NoteSubject:
         """The study and patient as the archive knows them: the platform may be ahead, or have moved the study."""
         study = compared.desired.study
-        patient = self._patient(compared, compared.desired.filed.get(study_instance_uid, placed.patient_key))
+        patient = self._patient(compared, study_instance_uid, placed.patient_key)
         return NoteSubject.of(replace(study, study_instance_uid=study_instance_uid, patient=patient))
 
-    def _patient(self, compared: Compared, filed_under: str) -> Patient:
-        """Whom the archive has the instances filed under, after the merges that it acknowledged."""
+    def _patient(self, compared: Compared, study_instance_uid: str, placed_under: str) -> Patient:
+        """Whose the study is at the archive, after the merges that it acknowledged."""
         study, survivors = compared.desired.study, compared.desired.survivors
-        survivor = root(filed_under, survivors)
-        known = (
-            self._follow_merges(compared.held.patients, filed_under)
-            or self._follow_merges(compared.held.patients, survivor)
-            or known_as(survivor, compared.held.patients, survivors, filed_under=None)
-        )
+        known = patients.filed_under(self._ledger, self._job.destination_id, study_instance_uid)
         if known is not None:
             return known.as_patient(study.patient)
+        survivor = root(placed_under, survivors)
         if survivor == study.patient.patient_key:
             return study.patient
         return self._platform.fetch_patients([survivor]).get(survivor, study.patient)
-
-    def _follow_merges(self, known: Mapping[str, HeldPatient], patient_key: str) -> HeldPatient | None:
-        """A patient as the archive knows them, or those to whom they gave way there."""
-        held = known.get(patient_key) or self._ask_ledger(patient_key)
-        seen = {patient_key}
-        while held is not None and held.merged_into is not None and held.merged_into not in seen:
-            seen.add(held.merged_into)
-            held = known.get(held.merged_into) or self._ask_ledger(held.merged_into)
-        return held
-
-    def _ask_ledger(self, patient_key: str) -> HeldPatient | None:
-        destination_id = self._job.destination_id
-        return patients.held(self._ledger, [destination_id], [patient_key])[destination_id].get(patient_key)
 
 
 def rejected(placed: Placed) -> RejectedInstance:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from archsync.core.comparison import Desired
@@ -38,12 +38,9 @@ def offer(
             current = _read_again(ledger, desired, missing)
         placed = {i.instance_key: current.latest[i.instance_key] for i in missing}
         holdings.offer(ledger, destination_id, [p.placement_id for p in placed.values()])
-        survivor = root(study.patient.patient_key, desired.survivors)
-        known_keys = {study.patient.patient_key, survivor, *current.filed.values()}
-        held = patients.held(ledger, [destination_id], known_keys)
-        known = patient_as_known(current, held[destination_id])
-        _remember(ledger, destination_id, known, study.patient, survivor, held[destination_id])
-    return placed, study.patient if known is None else known.as_patient(study.patient)
+        (study_uid,) = {p.uids.study_instance_uid for p in placed.values()}
+        known = _as_known(ledger, destination_id, study_uid, current)
+    return placed, known.as_patient(study.patient)
 
 
 def _read_again(ledger: Ledger, desired: Desired, missing: Iterable[Instance]) -> Desired:
@@ -73,31 +70,23 @@ def _place(ledger: Ledger, platform: Platform, desired: Desired, unplaced: Seque
     holdings.insert_placements(ledger, study, new)
 
 
-def patient_as_known(desired: Desired, held: Mapping[str, HeldPatient]) -> HeldPatient | None:
-    """The study's patient as the archive knows them: what its images go out with. None: it does not know them yet.
+def _as_known(ledger: Ledger, destination_id: int, study_uid: str, desired: Desired) -> HeldPatient:
+    """The study's patient as the archive knows them, or is about to: what its images go out with.
 
     An archive that has not acknowledged a new identifier yet gets images under the old one, so that nothing overtakes
-    the message which changes it.
+    the message which changes it; and a study is one patient's there.
     """
-    filed_under = desired.filed.get(desired.study_uid or "")
-    return known_as(desired.study.patient.patient_key, held, desired.survivors, filed_under=filed_under)
-
-
-def _remember(
-    ledger: Ledger,
-    destination_id: int,
-    known: HeldPatient | None,
-    patient: Patient,
-    survivor: str,
-    held: Mapping[str, HeldPatient],
-) -> None:
-    """Write down as whom the archive gets to know the study's patient."""
+    filed = patients.filed_under(ledger, destination_id, study_uid)
+    if filed is not None:
+        return filed
+    patient, survivors = desired.study.patient, desired.survivors
+    keys = {patient.patient_key, root(patient.patient_key, survivors), *desired.filed.values()}
+    known = known_as(patient.patient_key, patients.held(ledger, [destination_id], keys)[destination_id], survivors)
     if known is None:
-        patients.learn(ledger, destination_id, HeldPatient.of(patient))
-    elif survivor not in held:
-        # Filed under somebody who gave way on the platform and not yet there: the one patient it has is theirs now.
-        theirs = replace(known, patient_key=survivor)
-        patients.tell(ledger, destination_id, theirs, prior_patient_key=known.patient_key)
+        known = HeldPatient.of(patient)
+        patients.learn(ledger, destination_id, known)
+    patients.file(ledger, destination_id, study_uid, known.patient_key)
+    return known
 
 
 def outgoing(

@@ -27,7 +27,7 @@ from archsync.core.withdrawal import (
     rule_against,
 )
 from archsync.errors import ArchsyncError, PeerRefused, PeerUnavailable
-from archsync.ledger import holdings, jobs, plan_queue, planned_jobs, rejection_notes
+from archsync.ledger import holdings, jobs, patients, plan_queue, planned_jobs, rejection_notes
 from archsync.ledger.database import Ledger
 from archsync.ledger.rejection_notes import Note
 from archsync.messages.note_status import NOT_ACCEPTED, NoteVerdict, explain_note_status
@@ -131,7 +131,7 @@ class _NoteJob:
         """What may go now, and what has to wait for its replacements."""
         found = self._find(compared)
         if any(not item.held.is_stored for item in found) and self._destination.iocm.supports_iocm:
-            self._settle_unanswered([item.held for item in found if not item.held.is_stored])
+            self._settle_unanswered([item for item in found if not item.held.is_stored])
             compared = self._compare() or compared
             found = self._find(compared)
         leaving = [item for item in found if item.may_go]
@@ -149,18 +149,24 @@ class _NoteJob:
         found = find_leftovers(compared.desired, compared.held, self._destination)
         return [item for item in found if rule_against(item, self._destination) is None]
 
-    def _settle_unanswered(self, unanswered: Sequence[HeldInstance]) -> None:
+    def _settle_unanswered(self, found: Sequence[Leftover]) -> None:
         """Ask the archive about instances that were sent and not acknowledged: it has them, or they are forgotten."""
+        unanswered = [item.held for item in found]
         try:
             listed = self._attempt.reach(lambda: list_instances(self._endpoint, [h.placed.uids for h in unanswered]))
         except PeerRefused:
             return  # they are named as if it had them; if not, it says so (A772)
         has = [h.placed.placement_id for h in unanswered if h.placed.uids.sop_instance_uid in listed]
-        lacks = [h.placed.placement_id for h in unanswered if h.placed.uids.sop_instance_uid not in listed]
+        lacking = [item for item in found if item.held.placed.uids.sop_instance_uid not in listed]
         with self._ledger.transaction():
+            # What takes their place may have waited for a note, and none comes.
+            plan_queue.queue(self._ledger, sorted({s.study.study_key for item in lacking for s in item.successors}))
             holdings.mark_verified(self._ledger, self._job.destination_id, has)
-            holdings.forget(self._ledger, self._job.destination_id, lacks)
-        self._was_unknown |= bool(lacks)
+            if has:
+                uids = {h.placed.uids.study_instance_uid for h in unanswered}
+                patients.introduce(self._ledger, self._job.destination_id, uids)
+            holdings.forget(self._ledger, self._job.destination_id, [item.held.placed.placement_id for item in lacking])
+        self._was_unknown |= bool(lacking)
 
     def _set_scope(self, compared: Compared) -> None:
         """Say what the job is about now: what planning would make a job for."""

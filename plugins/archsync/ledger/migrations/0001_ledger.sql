@@ -155,8 +155,8 @@ create table dependant (
     decided_at   timestamptz not null default now()
 );
 
--- A patient as a destination knows it: as it was in the first instance stored there, then as in the last ADT message that was
--- acknowledged. merged_into: it gave way to another there.
+-- A patient as a destination knows it: as it was in the first instance offered there, then as in the last ADT message that was
+-- acknowledged. introduced_at: it acknowledged something of theirs. merged_into: they gave way to another there.
 create table held_patient (
     destination_id       int not null references destination on delete cascade,
     patient_key          text not null collate "C",
@@ -166,11 +166,20 @@ create table held_patient (
     birth_date           date,
     sex                  text,
     merged_into          text collate "C",
+    introduced_at        timestamptz,
     updated_at           timestamptz not null default now(),
     primary key (destination_id, patient_key)
 );
 -- Whether an identifier is somebody else's there already.
 create index held_patient_id on held_patient (destination_id, patient_id) where merged_into is null;
+
+-- As whose a study first went to a destination, by its UID there: a study is one patient's.
+create table filed_study (
+    destination_id     int not null references destination on delete cascade,
+    study_instance_uid text not null collate "C",
+    patient_key        text not null collate "C",
+    primary key (destination_id, study_instance_uid)
+);
 
 -- When a study was first wholly archived at a destination.
 create table held_study (

@@ -1,20 +1,24 @@
 -- name: held
 -- How destinations know some patients.
-select destination_id, patient_key, patient_id, issuer_of_patient_id, name, birth_date, sex, merged_into from held_patient
+select destination_id, patient_key, patient_id, issuer_of_patient_id, name, birth_date, sex, merged_into,
+       introduced_at is not null as is_introduced
+from held_patient
 where patient_key = any(%(patient_keys)s) and destination_id = any(%(destination_ids)s);
 
 -- name: learn
--- A destination gets its first instance of a patient, and knows them by it.
+-- A destination is about to get its first instance of a patient, and to know them by it.
 insert into held_patient (destination_id, patient_key, patient_id, issuer_of_patient_id, name, birth_date, sex)
 values (%(destination_id)s, %(patient_key)s, %(patient_id)s, %(issuer_of_patient_id)s, %(name)s, %(birth_date)s, %(sex)s)
 on conflict do nothing;
 
 -- name: tell
 -- A destination acknowledged what it was told of a patient.
-insert into held_patient (destination_id, patient_key, patient_id, issuer_of_patient_id, name, birth_date, sex)
-values (%(destination_id)s, %(patient_key)s, %(patient_id)s, %(issuer_of_patient_id)s, %(name)s, %(birth_date)s, %(sex)s)
+insert into held_patient (destination_id, patient_key, patient_id, issuer_of_patient_id, name, birth_date, sex,
+                          introduced_at)
+values (%(destination_id)s, %(patient_key)s, %(patient_id)s, %(issuer_of_patient_id)s, %(name)s, %(birth_date)s, %(sex)s,
+        now())
 on conflict (destination_id, patient_key) do update
-set patient_id = excluded.patient_id, issuer_of_patient_id = excluded.issuer_of_patient_id, name = excluded.name,
+set introduced_at = coalesce(held_patient.introduced_at, now()), patient_id = excluded.patient_id, issuer_of_patient_id = excluded.issuer_of_patient_id, name = excluded.name,
     birth_date = excluded.birth_date, sex = excluded.sex, merged_into = null, updated_at = now();
 
 -- name: merge
@@ -26,4 +30,22 @@ where destination_id = %(destination_id)s and patient_key = %(patient_key)s;
 -- Which patients a destination knows by an identifier.
 select patient_key from held_patient
 where destination_id = %(destination_id)s and patient_id = %(patient_id)s
-  and issuer_of_patient_id is not distinct from %(issuer_of_patient_id)s and merged_into is null;
+  and issuer_of_patient_id is not distinct from %(issuer_of_patient_id)s and merged_into is null
+  and introduced_at is not null;
+
+-- name: file
+-- A study goes to a destination for the first time, as this patient's.
+insert into filed_study (destination_id, study_instance_uid, patient_key)
+values (%(destination_id)s, %(study_instance_uid)s, %(patient_key)s) on conflict do nothing;
+
+-- name: filed_under
+-- As whose a study first went to a destination.
+select patient_key from filed_study
+where destination_id = %(destination_id)s and study_instance_uid = %(study_instance_uid)s;
+
+-- name: introduce
+-- A destination acknowledged something of these studies: it knows their patients now.
+update held_patient p set introduced_at = now(), updated_at = now()
+from filed_study f
+where f.destination_id = %(destination_id)s and f.study_instance_uid = any(%(study_instance_uids)s)
+  and p.destination_id = f.destination_id and p.patient_key = f.patient_key and p.introduced_at is null;
