@@ -181,7 +181,7 @@ def test_retry_has_a_failed_job_start_afresh_and_is_recorded(run, ledger, audit,
 def test_retry_of_several_jobs_is_all_or_nothing(run, ledger, studies) -> None:
     fail(ledger, 1)
     result = run("jobs", "retry", "1", "2", status=1)
-    assert "job 2 is waiting; only failed, retrying or cancelled jobs are retried" in result.stderr
+    assert "job 2 is waiting; only failed, retrying, cancelled or suppressed jobs are retried" in result.stderr
     assert jobs.get(ledger, 1).status is JobStatus.FAILED
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -231,6 +232,10 @@ def test_an_archive_knows_a_patient_as_first_sent_until_it_is_told(ledger, desti
     patients.learn(ledger, destination.destination_id, first)
     patients.learn(ledger, destination.destination_id, HeldPatient("p1", "MRN2", "CITY", "Doe^Jane"))
     both = [destination.destination_id, other.destination_id]
+    offered = replace(first, is_introduced=False)
+    assert patients.held(ledger, both, ["p1", "p2"])[destination.destination_id] == {"p1": offered}
+    patients.file(ledger, destination.destination_id, "1.2.1", "p1")
+    patients.introduce(ledger, destination.destination_id, ["1.2.1"])
     assert patients.held(ledger, both, ["p1", "p2"]) == {
         destination.destination_id: {"p1": first},
         other.destination_id: {},
@@ -243,13 +248,16 @@ def test_an_archive_knows_a_patient_as_first_sent_until_it_is_told(ledger, desti
 
 def test_who_gave_way_no_longer_has_their_identifier(ledger, destination):
     prior, survivor = HeldPatient("p1", "MRN1", None, ""), HeldPatient("p2", "MRN2", None, "")
-    patients.learn(ledger, destination.destination_id, prior)
+    patients.tell(ledger, destination.destination_id, prior)
+    patients.file(ledger, destination.destination_id, "1.2.1", "p1")
     assert patients.holders(ledger, destination.destination_id, "MRN1", None) == {"p1"}
     patients.tell(ledger, destination.destination_id, survivor, prior_patient_key="p1")
 
     assert patients.holders(ledger, destination.destination_id, "MRN1", None) == set()
     known = patients.held(ledger, [destination.destination_id], ["p1", "p2"])[destination.destination_id]
     assert (known["p1"].merged_into, known["p2"].merged_into) == ("p2", None)
+    assert patients.filed_under(ledger, destination.destination_id, "1.2.1") == known["p2"]
+    assert patients.filed_under(ledger, destination.destination_id, "9.9") is None
 
 
 def test_a_study_is_held_back_until_it_is_released(ledger):

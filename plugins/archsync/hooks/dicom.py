@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -50,9 +51,10 @@ class DicomHook(BaseHook):
             for name in ("connect_timeout_s", "acse_timeout_s", "dimse_timeout_s", "network_timeout_s")
             if extra.get(name)
         }
-        return Endpoint(
-            found.host, found.port, called, calling, tls=tls_settings(extra), profile=self._profile(extra), **timeouts
+        endpoint = Endpoint(
+            found.host, found.port, called, calling, tls=tls_settings(extra), profile=self._profile(extra)
         )
+        return replace(endpoint, **timeouts)
 
     def _profile(self, extra: Mapping[str, Any]) -> ArchiveProfile:
         try:

@@ -158,8 +158,10 @@ def delete(ledger: Ledger, destination_id: int) -> Forgotten:
     """Delete a destination, its jobs and all that the ledger knows of what it holds; in one transaction."""
     parameters = {"destination_id": destination_id}
     with ledger.transaction():
-        for name in ("delete_notes", "delete_adt_messages", "delete_failures", "delete_attempts"):
-            ledger.execute(SQL[name], parameters)
+        ledger.execute(SQL["delete_notes"], parameters)
+        ledger.execute(SQL["delete_adt_messages"], parameters)
+        ledger.execute(SQL["delete_failures"], parameters)
+        ledger.execute(SQL["delete_attempts"], parameters)
         jobs = ledger.execute(SQL["delete_jobs"], parameters)
         studies = ledger.execute(SQL["delete_held_studies"], parameters)
         # Dropping takes a lock on everybody's holdings: last, so that it is held for an instant.

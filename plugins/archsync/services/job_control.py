@@ -12,7 +12,7 @@ from archsync.services.taking import look_again
 
 
 def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
-    """Have a failed, retrying or cancelled job start afresh, its attempts counted from zero; of a change, its steps.
+    """Have a job that is not under way start afresh, its attempts counted from zero; of a change, its steps.
 
     Raises:
         InvalidInput: the job succeeded, it runs or is queued already, a rule keeps it back, or a later job has taken
@@ -20,7 +20,7 @@ def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
     """
     with ledger.transaction():
         job = jobs.get(ledger, job_id, lock=True)
-        if job.status is JobStatus.SUPPRESSED:
+        if _is_record_of_rule(ledger, job):
             raise InvalidInput(
                 f"job {job_id} is suppressed: {job.reason}",
                 code="not-retryable",
@@ -28,7 +28,7 @@ def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
             )
         if job.status in (JobStatus.WAITING, JobStatus.READY, JobStatus.RUNNING, JobStatus.SUCCEEDED):
             raise InvalidInput(
-                f"job {job_id} is {job.status.value}; only failed, retrying or cancelled jobs are retried",
+                f"job {job_id} is {job.status.value}; only failed, retrying, cancelled or suppressed jobs are retried",
                 code="not-retryable",
                 next_step="Nothing to do.",
             )
@@ -60,7 +60,15 @@ def _steps_to_retry(ledger: Ledger, job: Job) -> list[Job]:
         return [job]
     steps = jobs.steps(ledger, job.job_id)
     failed = [step for step in steps if step.status is JobStatus.FAILED]
-    return failed or [step for step in steps if step.status in (JobStatus.RETRYING, JobStatus.CANCELLED)]
+    again = (JobStatus.RETRYING, JobStatus.CANCELLED, JobStatus.SUPPRESSED)
+    return failed or [step for step in steps if step.status in again]
+
+
+def _is_record_of_rule(ledger: Ledger, job: Job) -> bool:
+    """Tell whether a job only records that a setting keeps something back; there is nothing in it to run."""
+    if job.status is not JobStatus.SUPPRESSED:
+        return False
+    return job.job_type is JobType.ADT or (job.job_type is JobType.IOCM and not jobs.steps(ledger, job.job_id))
 
 
 def _heir(ledger: Ledger, job: Job) -> int | None:
