@@ -46,7 +46,7 @@ class DicomHook(BaseHook):
                 raise ConfigurationError(f"connection {self.dicom_conn_id}, {name}: {problem}", code="bad-setting")
         if not found.host or not found.port:
             raise ConfigurationError(f"connection {self.dicom_conn_id}: host and port are needed", code="bad-setting")
-        timeouts = {
+        timeouts: dict[str, Any] = {
             name: float(extra[name])
             for name in ("connect_timeout_s", "acse_timeout_s", "dimse_timeout_s", "network_timeout_s")
             if extra.get(name)
