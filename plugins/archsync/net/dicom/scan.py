@@ -47,7 +47,7 @@ from archsync.net.dicom.part10 import (
 )
 from archsync.net.dicom.patient_header import PatientHeader
 
-_WINDOW_BYTES = 8192
+_WINDOW_BYTES = 16384
 _META_START = 132
 _META_SOP_CLASS = 0x00020002
 _META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
@@ -278,7 +278,7 @@ class _Scan:
                 else:
                     marks.add(tag)
             if walked is not None:
-                if length <= MAX_WANTED_BYTES:
+                if length < _WINDOW_BYTES:
                     more = length if head == 12 else 0
                     walked.append((key, _HEAD(window, place)[0], more, head, length))
                 else:
