@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,11 +34,13 @@ def write_story(platform: SimulatedPlatform, studies: Sequence[Study]) -> list[C
                 partial(platform.remove_instances, study.study_key, 2, reason=RemovalReason.QUALITY),
             )
         )
+    both: list[str] = []
     if study := cast.study():
+        both.append(study.study_key)
         chapters.append(
             Chapter(
                 "a study turns out to be two: three of its images move to a new one",
-                partial(platform.split_study, study.study_key, instances=3),
+                partial(_split, platform, both),
             )
         )
     if study := cast.study():
@@ -50,14 +51,6 @@ def write_story(platform: SimulatedPlatform, studies: Sequence[Study]) -> list[C
                 is_outage=True,
             )
         )
-    if pair := cast.studies_of_one_patient():
-        source, target = pair
-        chapters.append(
-            Chapter(
-                "two studies of a patient are merged into one",
-                partial(platform.merge_studies, source.study_key, target.study_key),
-            )
-        )
     if study := cast.study():
         chapters.append(
             Chapter(
@@ -65,7 +58,9 @@ def write_story(platform: SimulatedPlatform, studies: Sequence[Study]) -> list[C
                 partial(platform.change_mrn, study.patient.patient_key, f"{study.patient.patient_id}-NEW"),
             )
         )
-    prior, survivor = cast.study(), cast.study()
+    prior = cast.study()
+    # Only within one authority: a merge may not mix identifiers of two.
+    survivor = cast.study(issuer=prior.patient.issuer_of_patient_id) if prior else None
     if prior and survivor:
         chapters.append(
             Chapter(
@@ -81,7 +76,17 @@ def write_story(platform: SimulatedPlatform, studies: Sequence[Study]) -> list[C
                 partial(platform.move_study, study.study_key, right.patient.patient_key),
             )
         )
+    if both:
+        chapters.append(Chapter("the two were one after all: they are merged again", partial(_merge, platform, both)))
     return chapters
+
+
+def _split(platform: SimulatedPlatform, both: list[str]) -> None:
+    both.append(platform.split_study(both[0], instances=3))
+
+
+def _merge(platform: SimulatedPlatform, both: list[str]) -> None:
+    platform.merge_studies(both[1], both[0])
 
 
 class _Cast:
@@ -90,27 +95,12 @@ class _Cast:
     def __init__(self, studies: Sequence[Study]) -> None:
         self._played: set[str] = set()
         self._studies = list(studies)
-        self._pairs = self._find_pairs()
-        reserved = {pair[0].patient.patient_key for pair in self._pairs[:1]}
-        self._single = iter([s for s in self._studies if s.patient.patient_key not in reserved])
 
-    def _find_pairs(self) -> list[tuple[Study, Study]]:
-        return [
-            (one, other)
-            for one, other in itertools.combinations(self._studies, 2)
-            if one.patient.patient_key == other.patient.patient_key
-            and one.facility.facility_id == other.facility.facility_id
-        ]
-
-    def study(self) -> Study | None:
-        for study in self._remaining():
-            if len(study.present_instances) >= _ENOUGH:
-                self._played.add(study.patient.patient_key)
+    def study(self, *, issuer: str | None = None) -> Study | None:
+        for study in self._studies:
+            patient = study.patient
+            is_free = patient.patient_key not in self._played
+            if is_free and len(study.present_instances) >= _ENOUGH and issuer in (None, patient.issuer_of_patient_id):
+                self._played.add(patient.patient_key)
                 return study
         return None
-
-    def _remaining(self) -> Iterator[Study]:
-        return (s for s in self._single if s.patient.patient_key not in self._played)
-
-    def studies_of_one_patient(self) -> tuple[Study, Study] | None:
-        return self._pairs[0] if self._pairs else None
