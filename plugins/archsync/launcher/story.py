@@ -60,7 +60,7 @@ def write_story(platform: SimulatedPlatform, studies: Sequence[Study]) -> list[C
         )
     prior = cast.study()
     # Only within one authority: a merge may not mix identifiers of two.
-    survivor = cast.study(issuer=prior.patient.issuer_of_patient_id) if prior else None
+    survivor = cast.study(1, issuer=prior.patient.issuer_of_patient_id) if prior else None
     if prior and survivor:
         chapters.append(
             Chapter(
@@ -68,7 +68,7 @@ def write_story(platform: SimulatedPlatform, studies: Sequence[Study]) -> list[C
                 partial(platform.merge_patients, prior.patient.patient_key, survivor.patient.patient_key),
             )
         )
-    study, right = cast.study(), cast.study()
+    study, right = cast.study(1), cast.study(1)
     if study and right:
         chapters.append(
             Chapter(
@@ -96,11 +96,12 @@ class _Cast:
         self._played: set[str] = set()
         self._studies = list(studies)
 
-    def study(self, *, issuer: str | None = None) -> Study | None:
+    def study(self, images: int = _ENOUGH, *, issuer: str | None = None) -> Study | None:
+        """A study of a patient who has not played yet, with so many images, of this authority."""
         for study in self._studies:
             patient = study.patient
             is_free = patient.patient_key not in self._played
-            if is_free and len(study.present_instances) >= _ENOUGH and issuer in (None, patient.issuer_of_patient_id):
+            if is_free and len(study.present_instances) >= images and issuer in (None, patient.issuer_of_patient_id):
                 self._played.add(patient.patient_key)
                 return study
         return None
