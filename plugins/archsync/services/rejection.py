@@ -132,7 +132,10 @@ class _NoteJob:
         found = self._find(compared)
         if any(not item.held.is_stored for item in found) and self._destination.iocm.supports_iocm:
             self._settle_unanswered([item for item in found if not item.held.is_stored])
-            compared = self._compare() or compared
+            again = self._compare()
+            if again is None:
+                return [], []  # the platform has nothing of the study any more, and the archive never had
+            compared = again
             found = self._find(compared)
         leaving = [item for item in found if item.may_go]
         if leaving and self._destination.iocm.supports_iocm:
