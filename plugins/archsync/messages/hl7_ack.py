@@ -220,7 +220,7 @@ ACK_TABLE: tuple[AckRule, ...] = (
     AckRule(
         error_codes=("205",), ack_codes=None, result=AckResult.REFUSED, code="adt-identifier-in-use",
         message="The new identifier is in use at the receiver.",
-        next_step="Set merge_trigger to A40 where both identifiers are one person's, then retry the job.",
+        next_step="Set adt_merge_trigger to A40 where both identifiers are one person's, then retry the job.",
         clause="ITI TF-2 3.30.6.5.4",
     ),
     AckRule(
@@ -254,10 +254,14 @@ _ACCEPTED = AckRule(
 )  # fmt: skip
 
 _OVERRIDDEN = {
-    AckResult.ACCEPTED: ("hl7-accepted", "The receiver's answer counts as accepted, by ack_overrides.", _NOTHING),
-    AckResult.REFUSED: ("hl7-error", "The receiver's answer counts as refused, by ack_overrides.", _READ_LOG),
-    AckResult.STOP: ("hl7-header-refused", "The receiver's answer stops the destination, by ack_overrides.", _SETTINGS),
-    AckResult.BUSY: ("hl7-busy", "The receiver's answer counts as busy, by ack_overrides.", _WAIT),
+    AckResult.ACCEPTED: ("hl7-accepted", "The receiver's answer counts as accepted, by adt_ack_overrides.", _NOTHING),
+    AckResult.REFUSED: ("hl7-error", "The receiver's answer counts as refused, by adt_ack_overrides.", _READ_LOG),
+    AckResult.STOP: (
+        "hl7-header-refused",
+        "The receiver's answer stops the destination, by adt_ack_overrides.",
+        _SETTINGS,
+    ),
+    AckResult.BUSY: ("hl7-busy", "The receiver's answer counts as busy, by adt_ack_overrides.", _WAIT),
 }
 _OVERRIDE = re.compile(r"(?:(AE|AR|CE|CR)|(?:(AE|AR|CE|CR)/)?([0-9]{3}))=(accepted|refused|stop|busy)")
 
