@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import threading
 import time
 import urllib.error
@@ -184,14 +185,15 @@ def _title(process: psutil.Process) -> str:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, open_tmp_path: Path) -> Iterator[Stack]:
+def stack(open_tmp_path: Path) -> Iterator[Stack]:
     """The installation with the destination ``vna1`` (Completed, checked by C-FIND) and its archive."""
     from archsync.launcher.postgres import free_port
     from archsync.launcher.state import State
     from archsync.launcher.up import Installation
     from archsync.simulate.platform import SimulatedPlatform
 
-    folder = open_tmp_path / "stack"
+    folder = Path(tempfile.mkdtemp(prefix="stack-", dir=open_tmp_path))
+    folder.chmod(0o755)
     lines: list[str] = []
     with Installation(State(folder), ui_port=free_port(), postgres_port=None, report=lines.append) as installation:
         platform = SimulatedPlatform(installation.platform_dsn, folder / "platform", slices=4, matrix=64)
