@@ -62,7 +62,9 @@ class Stack:
         self.api("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": paused})
 
     def clear(self, job: Any) -> None:
-        """Press Clear on the run of a job."""
+        """Press Clear on the run of a job, once Airflow has seen it end."""
+        path = f"/api/v2/dags/{job.dag_id}/dagRuns/{job.run_id}"
+        self.wait_for(lambda: self.api("GET", path)["state"] in ("failed", "success"), WAIT_S, lambda: "it still runs")
         body = {"dry_run": False, "dag_run_id": job.run_id, "only_failed": False, "reset_dag_runs": True}
         self.api("POST", f"/api/v2/dags/{job.dag_id}/clearTaskInstances", body)
 
