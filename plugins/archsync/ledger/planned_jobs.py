@@ -111,7 +111,8 @@ def _subject(study: Study) -> dict[str, Any]:
         "patient_key": study.patient.patient_key,
         "study_key": study.study_key,
         "study_instance_uid": study.study_instance_uid,
-        "facility_id": study.facility.facility_id,
+        # A study that the platform no longer has came from somewhere, and nobody can say from where.
+        "facility_id": study.facility.facility_id or None,
     }
 
 

@@ -142,7 +142,7 @@ class _AdtJob:
 
         None: in HL7 the old and the new identifier are the same, so there is nothing to say.
         """
-        facility = self._facility(self._job.facility_id)
+        facility = self._facility(self._job.facility_id or self._last_facility(self._job.patient_key))
         prior_facility = self._prior_facility(statement, facility)
         last = adt_messages.unsaid(self._ledger, self._job.job_id)
         try:
@@ -190,11 +190,14 @@ class _AdtJob:
             )
         return found[facility_id]
 
+    def _last_facility(self, patient_key: str) -> str | None:
+        return adt_messages.facility_id(self._ledger, self._destination_id, patient_key)
+
     def _prior_facility(self, statement: Statement, facility: Facility) -> Facility:
         """Where the identifier that ends comes from: in a merge that may be another facility."""
         if statement.prior is None or self._job.prior_patient_key is None:
             return facility
-        known = adt_messages.facility_id(self._ledger, self._destination_id, self._job.prior_patient_key)
+        known = self._last_facility(self._job.prior_patient_key)
         return facility if known in (None, facility.facility_id) else self._facility(known)
 
     # -- the receiver --------------------------------------------------------------------------------------------
