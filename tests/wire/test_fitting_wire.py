@@ -241,9 +241,10 @@ sys.path[:0] = sys.argv[1:3]
 from pathlib import Path
 import test_fitting_wire as here
 from archsync.core.transfer import OutgoingInstance
-from archsync.net.dicom.fitting import check_file, corrected_copy
+from archsync.net.dicom.fitting import corrected_copy
+from archsync.net.dicom.opened import open_instance
 (instance,) = here.fitted(here.described(Path(sys.argv[3])), patient=here.RENAMED)
-with corrected_copy(instance, check_file(instance)) as (copy, _):
+with corrected_copy(instance, open_instance(instance).facts) as (copy, _):
     print(hashlib.sha256(copy.path.read_bytes()).hexdigest())
 """
 RENAMED = replace(PATIENT, patient_id="NEW", name="Müller^Jörg")

@@ -17,7 +17,8 @@ from queue import Empty, SimpleQueue
 from archsync.core.contexts import ProposedContext
 from archsync.core.transfer import Endpoint, StoreOutcome
 from archsync.errors import ArchsyncError
-from archsync.net.dicom.association import PeerAssociation, associate
+from archsync.net.dicom.association import PeerAssociation
+from archsync.net.dicom.opening import associate
 from archsync.net.dicom.sending import Sender, Workload
 
 _MIN_INSTANCES = 16

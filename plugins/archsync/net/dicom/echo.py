@@ -11,8 +11,9 @@ from archsync.core.contexts import FALLBACK_SYNTAXES, ProposedContext
 from archsync.core.transfer import Endpoint
 from archsync.errors import ArchsyncError, DestinationMisconfigured, PeerUnavailable
 from archsync.messages.dimse import C_ECHO_RQ
-from archsync.net.dicom.association import VERIFICATION, PeerAssociation, open_association
+from archsync.net.dicom.association import PeerAssociation
 from archsync.net.dicom.find import STUDY_ROOT_FIND
+from archsync.net.dicom.opening import VERIFICATION, open_association
 from archsync.net.dicom.transport import build_tls_context, connect, start_tls, where
 
 COMMON_SOP_CLASSES = (

@@ -13,7 +13,8 @@ from archsync.core.contexts import EXPLICIT_LITTLE_ENDIAN, FALLBACK_SYNTAXES, IM
 from archsync.core.transfer import Endpoint
 from archsync.errors import PeerRefused, PeerUnavailable
 from archsync.messages.dimse import C_FIND_RQ
-from archsync.net.dicom.association import VERIFICATION, PeerAssociation, open_association
+from archsync.net.dicom.association import PeerAssociation
+from archsync.net.dicom.opening import VERIFICATION, open_association
 from archsync.net.dicom.transport import where
 
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"

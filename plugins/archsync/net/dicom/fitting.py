@@ -16,22 +16,8 @@ from archsync.core.uid_map import InstanceUids
 from archsync.errors import InvalidInput, PeerUnavailable
 from archsync.net.dicom.part10 import FileFacts, read_facts
 from archsync.net.dicom.replacement import write_replacement
-from archsync.net.images import local_image
 
 _SHOWN_ATTRIBUTES = 3
-
-
-def check_file(instance: OutgoingInstance) -> FileFacts:
-    """Read the instance's file and see that it is the one that is meant.
-
-    Raises:
-        InvalidInput: the file is missing, unreadable, not DICOM or cut short, or its UIDs are not the row's. Study and
-            series may be others if the instance is to be fitted.
-    """
-    uid = instance.uid_in_file
-    facts = read_facts(local_image(instance.location, sop_instance_uid=uid), sop_instance_uid=uid)
-    check_uids(instance, facts)
-    return facts
 
 
 def check_uids(instance: OutgoingInstance, facts: FileFacts) -> None:

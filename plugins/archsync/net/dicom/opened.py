@@ -29,7 +29,12 @@ class OpenInstance:
 
 
 def open_instance(instance: OutgoingInstance) -> OpenInstance:
-    """Open an instance's file and check it. Raises InvalidInput as ``check_file``."""
+    """Open an instance's file and see that it is the one that is meant, and whole.
+
+    Raises:
+        InvalidInput: the file is missing, unreadable, not DICOM or cut short, or its UIDs are not the row's. Study and
+            series may be others if the instance is to be fitted.
+    """
     uid = instance.uid_in_file
     path, descriptor = open_image(instance.location, sop_instance_uid=uid)
     try:

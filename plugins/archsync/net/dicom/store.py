@@ -4,7 +4,8 @@
     crew.py         how many associations at a time
     sending.py      one association's instances, one after the other
     opened.py       a file: opened once, read once (scan.py, or part10.py for what is odd), checked
-    association.py  negotiation, one exchange at a time, the ways an association ends
+    opening.py      connection, TLS, negotiation, and why one of them failed
+    association.py  one exchange at a time, and the ways an association ends
     fragments.py    data sets as PDUs, many to a system call
     wire.py         TCP and TLS with their time-outs
 
@@ -22,9 +23,9 @@ from pydicom.uid import UID
 from archsync.core.contexts import FALLBACK_SYNTAXES, MAX_CONTEXTS, ProposedContext, plan_associations
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
 from archsync.errors import InvalidInput, PeerUnavailable
-from archsync.net.dicom.association import VERIFICATION
 from archsync.net.dicom.crew import send_workload
 from archsync.net.dicom.opened import open_instance
+from archsync.net.dicom.opening import VERIFICATION
 from archsync.net.dicom.pace import Pace
 from archsync.net.dicom.sending import Pair, Workload, refused
 from archsync.net.dicom.transport import where
