@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -324,20 +325,22 @@ def test_there_is_one_copy_at_a_time_for_nobody_else_and_it_goes_with_a_task_tha
     assert list(temporary.iterdir()) == []
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """As on a full disk, no file can grow beyond 8 KiB."""
+    """As on a full disk, no file can grow beyond 8 KiB: not a fixture, for the report of the tests is a file, too."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_ends_the_attempt_for_now_without_a_word_on_the_patient(
-    small_files, archive, endpoint, sample, outgoing, temporary
+    archive, endpoint, sample, outgoing, temporary
 ):
     sending = store_instances(endpoint, renamed([sample("CT_small.dcm")], outgoing))
-    with pytest.raises(PeerUnavailable) as caught:
+    with small_files(), pytest.raises(PeerUnavailable) as caught:
         next(sending)
     error = caught.value
     assert (error.code, error.reached_peer) == ("no-room-for-copy", True)
