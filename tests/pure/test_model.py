@@ -1107,6 +1107,8 @@ class LedgerModel:
                 return
         survivors = self.platform.survivors()
         if survivors[job.patient_key] != job.patient_key:
+            survivor = survivors[job.patient_key]
+            self.queue |= {p.study_key for p in self.placements if survivors[p.patient_key] == survivor}
             self.conclude(job, JobStatus.CANCELLED, "nothing-to-do")
             return
         if job.adt_change is AdtChange.DEMOGRAPHICS and self._identity_job(job) is not None:

@@ -25,7 +25,7 @@ from archsync.errors import (
     PeerRefused,
     PeerUnavailable,
 )
-from archsync.ledger import adt_messages, destinations, patients, planned_jobs
+from archsync.ledger import adt_messages, destinations, patients, plan_queue, planned_jobs
 from archsync.ledger.adt_messages import AdtMessage
 from archsync.ledger.database import Ledger
 from archsync.messages.adt import build_a08, build_a40, control_id, validate
@@ -75,7 +75,10 @@ class _AdtJob:
             self._settle(endpoint, doubtful)
         patient = self._patient()
         if patient is None:
-            return self._nothing(endpoint, "The patient was merged into another, or is no longer on the platform.")
+            with self._ledger.transaction():
+                self._look_at_survivor()
+                why = "The patient was merged into another, or is no longer on the platform."
+                return self._nothing(endpoint, why)
         if self._change is AdtChange.DEMOGRAPHICS and (first := self._identity_job()) is not None:
             # It was made later and would wait for this one. The other way round it is right; planning sees to it.
             return self._nothing(endpoint, f"Job {first.job_id} has to tell of the patient's identifier first.")
@@ -112,6 +115,14 @@ class _AdtJob:
         if (problem := found.rejected.get(key)) is not None:
             raise problem
         return found.get(key)
+
+    def _look_at_survivor(self) -> None:
+        """Have the studies of whoever the patient gave way to planned: their merge is for another job to tell.
+
+        They need not have been filed under any of the patients that this job names.
+        """
+        survivors = set(self._platform.resolve_survivors([self._job.patient_key]).values())
+        plan_queue.queue_patients(self._ledger, sorted({*survivors, *self._platform.find_merged(survivors)}))
 
     def _statement(self, patient: Patient) -> Statement | None:
         held = patients.held(self._ledger, [self._destination_id], self._keys)[self._destination_id]
