@@ -26,7 +26,6 @@ from pathlib import Path
 from sending.corpus import KINDS, make_corpus
 from sending.receivers import RECEIVERS, Receivers
 
-HERE = Path(__file__).parent
 FEW = 30
 """DCMTK needs 45 to 90 ms for each instance against stock receivers: more would take minutes."""
 
@@ -45,7 +44,8 @@ class Run:
 def run_own(name: str, port: int, folder: Path, kind: str) -> Run:
     """A sender of `sending/senders.py`."""
     command = [sys.executable, "-m", "sending.senders", name, str(port), str(folder), kind]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=HERE).stdout
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)}
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
     return Run(**json.loads(output.splitlines()[-1]))
 
 

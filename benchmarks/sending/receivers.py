@@ -72,7 +72,7 @@ class Receivers:
                 f"NetworkTCPPort = {port}\nMaxPDUSize = 131072\nMaxAssociations = 16\nHostTable BEGIN\nHostTable END\n"
                 f"AETable BEGIN\nNULL {folder}/NULL RW (500, 1024mb) ANY\nAETable END\n"
             )
-            return ["dcmqrscp", "+xa", "-c", str(config)]
+            return ["dcmqrscp", "-c", str(config)]
         config = folder / "orthanc.json"
         settings = {
             "DicomPort": port, "DicomAet": "NULL", "HttpPort": free_port(), "StorageDirectory": str(folder),
