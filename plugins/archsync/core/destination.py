@@ -116,7 +116,11 @@ class Destination:
     time_zone: str = setting(
         "Time zone of the send window.", default="UTC", example="Europe/Berlin", check=_check_time_zone
     )
-    concurrency: int = setting("Jobs that run at the same time (slots of the pool).", default=2, check=between(1, 128))
+    concurrency: int = setting(
+        "Jobs that run at the same time (slots of the pool); where it pays, each opens as many associations, 8 at most.",
+        default=2,
+        check=between(1, 128),
+    )
     verification: Verification = setting("How stored instances are checked: none or c-find.", default=Verification.NONE)
     connect_timeout_s: float = setting(
         "Longest wait for the TCP and TLS connection.", default=10.0, unit="s", check=between(0.1, 300)
