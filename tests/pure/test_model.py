@@ -34,7 +34,7 @@ from archsync.core.profiles import ArchiveProfile
 from archsync.core.rejection import NoteIdentity, RejectionTitle
 from archsync.core.study import ExamStatus, Facility, Instance, Patient, Priority, RemovalReason, Study
 from archsync.core.uid_map import InstanceUids
-from archsync.core.withdrawal import find_leftovers, rule_against
+from archsync.core.withdrawal import find_leftovers, find_withdrawn, rule_against
 from archsync.simulate.adt_registry import ParsedMessage, PatientRegistry, Refusal, RegisteredPatient
 from archsync.simulate.iocm import Arrival, IocmRules
 
@@ -1031,8 +1031,10 @@ class LedgerModel:
             yield "record the note"
             row.is_taken = True
         yield "conclude"
-        self.look_again(job)
-        self.queue |= {s.study.study_key for item in found for s in item.successors}
+        # Whatever takes the place of what is hidden now may have waited for it, wherever that moved meanwhile.
+        again = self.compare(job.study_key or "", site)
+        withdrawn = find_withdrawn(*again, destination) if again is not None else ()
+        self.queue |= {s.study.study_key for item in [*found, *withdrawn] for s in item.successors}
         self.conclude(job, JobStatus.SUCCEEDED)
 
     def note_digest(self, desired: Desired, site: Site) -> str | None:

@@ -384,8 +384,11 @@ class _NoteJob:
             code, said = "nothing-to-reject", ["The archive does not have what was to be withdrawn."]
         if waiting:
             said.append(f"{len(waiting)} more wait for their replacements.")
-        # While it ran, planning took for granted that this job sees to everything.
-        plan_queue.queue(self._ledger, [self._study_key])
+        # While it ran, planning took for granted that this job sees to everything. What takes the place of the
+        # withdrawn may have moved since it looked.
+        compared = self._compare()
+        others = set() if compared is None else {r.study.study_key for r in compared.desired.related.values()}
+        plan_queue.queue(self._ledger, sorted({self._study_key, *others}))
         return self._attempt.conclude(JobStatus.SUCCEEDED, code=code, message=" ".join([*said, *self._remarks]))
 
     def _wait_for_replacements(self, waiting: Sequence[Leftover]) -> Ended:
