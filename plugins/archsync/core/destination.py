@@ -117,7 +117,7 @@ class Destination:
         "Time zone of the send window.", default="UTC", example="Europe/Berlin", check=_check_time_zone
     )
     concurrency: int = setting(
-        "Jobs that run at the same time (slots of the pool); where it pays, each opens that many associations, up to 8.",
+        "Jobs that run at the same time (slots of the pool); each may open as many associations (at most 8).",
         default=2,
         check=between(1, 128),
     )
