@@ -335,7 +335,8 @@ def test_settings_without_names_are_refused() -> None:
 
 # -- hl7apy's opinion ------------------------------------------------------------------------------------------------
 
-PRINTABLE = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs"))
+# hl7apy takes a field of other blanks than spaces for an empty one.
+PRINTABLE = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp", "Zs"), include_characters=" ")
 # A PN component: no delimiter of its own, something else than blanks.
 COMPONENT = st.text(PRINTABLE.filter(lambda c: c not in "^="), min_size=1, max_size=30).filter(str.strip)
 
