@@ -28,8 +28,8 @@ MAX_MESSAGES = 50
 class SendAdtOperator(BaseOperator):
     """Sends the HL7 ADT messages that a destination needs to know a patient as the platform does.
 
-    In your own DAG name the destination, and the patient by a study or by their identifier on the platform; the task
-    ends when the archive knows all::
+    In your own DAG name the destination, and a study of the patient; the task ends when the archive knows all. (Not the
+    patient's identifier: Airflow keeps and shows rendered values.) ::
 
         SendAdtOperator(
             task_id="tell", destination="vna1", study_instance_uid="{{ params.study_instance_uid }}"
@@ -46,21 +46,12 @@ class SendAdtOperator(BaseOperator):
         job_id: number of an existing job (templated).
         destination: name of the destination (templated).
         study_instance_uid: Study Instance UID on the platform of a study of the patient (templated).
-        patient_id: the patient's identifier on the platform (templated); Airflow shows rendered values to whoever may
-            see the DAG, so prefer a study.
-        issuer_of_patient_id: who issued it; needed where two patients have the same (templated).
         ledger_conn_id: connection of the ledger.
         platform_conn_id: connection of the platform.
         poke_interval_s: how often a waiting job is looked at, in seconds.
     """
 
-    template_fields: Sequence[str] = (
-        "job_id",
-        "destination",
-        "study_instance_uid",
-        "patient_id",
-        "issuer_of_patient_id",
-    )
+    template_fields: Sequence[str] = ("job_id", "destination", "study_instance_uid")
     ui_color = "#e3f1df"
 
     def __init__(
@@ -69,8 +60,6 @@ class SendAdtOperator(BaseOperator):
         job_id: str | int | None = None,
         destination: str | None = None,
         study_instance_uid: str | None = None,
-        patient_id: str | None = None,
-        issuer_of_patient_id: str | None = None,
         ledger_conn_id: str = LedgerHook.default_conn_name,
         platform_conn_id: str = PlatformHook.default_conn_name,
         poke_interval_s: float = 15.0,
@@ -80,8 +69,6 @@ class SendAdtOperator(BaseOperator):
         self.job_id = job_id
         self.destination = destination
         self.study_instance_uid = study_instance_uid
-        self.patient_id = patient_id
-        self.issuer_of_patient_id = issuer_of_patient_id
         self.ledger_conn_id = ledger_conn_id
         self.platform_conn_id = platform_conn_id
         self.poke_interval_s = poke_interval_s
@@ -118,7 +105,7 @@ class SendAdtOperator(BaseOperator):
     def _tell_and_wait(self, ledger: Ledger, platform: Platform, run: Run) -> int | None:
         """Ask for the next job about the patient and work on it, until there is none."""
         if not self.destination:
-            raise AirflowFailException("SendAdtOperator needs job_id, or destination and a study or patient")
+            raise AirflowFailException("SendAdtOperator needs job_id, or destination and study_instance_uid")
         last: int | None = None
         for _ in range(MAX_MESSAGES):
             job_id = self._request(platform, ledger, self.destination, run)
@@ -143,8 +130,6 @@ class SendAdtOperator(BaseOperator):
                 ledger,
                 destination=destination,
                 study_instance_uid=self.study_instance_uid or None,
-                patient_id=self.patient_id or None,
-                issuer_of_patient_id=self.issuer_of_patient_id or None,
                 requested_by=f"{run.dag_id}/{run.run_id}",
                 now=datetime.now(UTC),
             )
