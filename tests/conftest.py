@@ -181,3 +181,22 @@ def airflow_db() -> None:
     from airflow.utils import db
 
     db.initdb()
+
+
+@pytest.fixture
+def contents() -> Callable[[str], dict[str, list[str]]]:
+    """Gives all rows of all tables of a database."""
+    import psycopg
+
+    def read(dsn: str) -> dict[str, list[str]]:
+        with psycopg.connect(dsn) as connection:
+            tables = connection.execute(
+                "select format('%I.%I', schemaname, tablename) from pg_tables"
+                " where schemaname not in ('pg_catalog', 'information_schema')"
+            ).fetchall()
+            return {
+                table: sorted(row for (row,) in connection.execute(f"select t::text from {table} t").fetchall())
+                for (table,) in tables
+            }
+
+    return read

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
@@ -108,23 +107,5 @@ def audit(ledger: Ledger) -> Callable[[], list[tuple[str, str, str, str]]]:
     def read() -> list[tuple[str, str, str, str]]:
         rows = ledger.fetch_all("select actor, action, subject, detail from audit_event order by audit_event_id")
         return [(row["actor"], row["action"], row["subject"], row["detail"]) for row in rows]
-
-    return read
-
-
-@pytest.fixture
-def contents() -> Callable[[str], dict[str, list[str]]]:
-    """Gives all rows of all tables of a database."""
-
-    def read(dsn: str) -> dict[str, list[str]]:
-        with psycopg.connect(dsn) as connection:
-            tables = connection.execute(
-                "select format('%I.%I', schemaname, tablename) from pg_tables"
-                " where schemaname not in ('pg_catalog', 'information_schema')"
-            ).fetchall()
-            return {
-                table: sorted(row for (row,) in connection.execute(f"select t::text from {table} t").fetchall())
-                for (table,) in tables
-            }
 
     return read

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
+from archsync.api.lazy import LazyApp
+
 
 class ArchsyncPlugin(AirflowPlugin):
-    """archsync in Airflow: the listener that keeps the ledger in step with Airflow's own word on jobs."""
+    """archsync in Airflow: its pages and API, and the listener that tells the ledger Airflow's own word on jobs."""
 
     name = "archsync"
+    fastapi_apps: ClassVar[list[dict[str, Any]]] = [{"app": LazyApp(), "url_prefix": "/archsync", "name": "archsync"}]
+    react_apps: ClassVar[list[dict[str, Any]]] = []
 
     @classmethod
     def on_load(cls, *args: object, **kwargs: object) -> None:
