@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
-from airflow.sdk import BaseOperator, Context
-from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
-
-from archsync.core.job import JobStatus
-from archsync.errors import ArchsyncError, StoreUnavailable
-from archsync.hooks.ledger import LedgerHook
-from archsync.hooks.platform import PlatformHook
-from archsync.ledger import jobs
+from archsync.core.job import Job, JobStatus
 from archsync.ledger.database import Ledger
-from archsync.operators._outcome import raise_for
+from archsync.operators._job_operator import JobOperator
 from archsync.platformdb.reader import Platform
 from archsync.services.archive import run_store_job
-from archsync.services.attempt import Ended, Run
+from archsync.services.attempt import Run
 from archsync.services.request import request_study
 
 
-class ArchiveStudyOperator(BaseOperator):
+class ArchiveStudyOperator(JobOperator):
     """Sends what is missing of a study to a destination, checks it there, and records it in the ledger.
 
     In your own DAG name the study and the destination; the task ends when the study is there::
@@ -47,87 +36,15 @@ class ArchiveStudyOperator(BaseOperator):
         poke_interval_s: how often a waiting study is looked at, in seconds.
     """
 
-    template_fields: Sequence[str] = ("job_id", "destination", "study_instance_uid")
     ui_color = "#d7e8f7"
+    nothing_left = "Destination %s holds the study already."
+    request_job = staticmethod(request_study)
+    run_job = staticmethod(run_store_job)
 
-    def __init__(
-        self,
-        *,
-        job_id: str | int | None = None,
-        destination: str | None = None,
-        study_instance_uid: str | None = None,
-        ledger_conn_id: str = LedgerHook.default_conn_name,
-        platform_conn_id: str = PlatformHook.default_conn_name,
-        poke_interval_s: float = 15.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.job_id = job_id
-        self.destination = destination
-        self.study_instance_uid = study_instance_uid
-        self.ledger_conn_id = ledger_conn_id
-        self.platform_conn_id = platform_conn_id
-        self.poke_interval_s = poke_interval_s
+    def is_well(self, job: Job) -> bool:
+        """A needless job archived nothing: the study left the platform meanwhile."""
+        return job.status is JobStatus.SUCCEEDED
 
-    def execute(self, context: Context) -> int | None:
-        """Run one attempt."""
-        ti = context["ti"]
-        run = Run(ti.dag_id, ti.run_id, ti.try_number)
-        with (
-            LedgerHook(self.ledger_conn_id).get_conn() as ledger,
-            PlatformHook(self.platform_conn_id).get_platform() as platform,
-        ):
-            if self.job_id is not None:
-                return self._work_on(ledger, platform, self._job_number(), run)
-            return self._archive_and_wait(ledger, platform, run)
-
-    def _job_number(self) -> int:
-        try:
-            return int(str(self.job_id))
-        except ValueError:
-            raise AirflowFailException(
-                f"{self.job_id!r} is not a job number; runs of this DAG are started by the dispatcher,"
-                " one per job (to retry a job, clear its run or use `archsync jobs retry`)"
-            ) from None
-
-    def _work_on(self, ledger: Ledger, platform: Platform, job_id: int, run: Run) -> int:
-        """Run a job that the dispatcher handed out."""
-        self.log.info("Job %s, try %s.", job_id, run.try_number)
-        ended = run_store_job(ledger, platform, job_id, run)
-        self._tell(ended)
-        raise_for(ended)
-        return job_id
-
-    def _archive_and_wait(self, ledger: Ledger, platform: Platform, run: Run) -> int | None:
-        """Ask for the study, work on its job if it is free, and come back until it is done."""
-        if not self.destination or not self.study_instance_uid:
-            raise AirflowFailException("ArchiveStudyOperator needs job_id, or destination and study_instance_uid")
-        try:
-            job_id = request_study(
-                platform,
-                ledger,
-                destination=self.destination,
-                study_instance_uid=self.study_instance_uid,
-                requested_by=f"{run.dag_id}/{run.run_id}",
-                now=datetime.now(UTC),
-            )
-        except StoreUnavailable:
-            raise
-        except ArchsyncError as exc:
-            raise AirflowFailException(f"{exc.message}. {exc.next_step}") from exc
-        if job_id is None:
-            self.log.info("Destination %s holds the study already.", self.destination)
-            return None
-        ended = run_store_job(ledger, platform, job_id, run)
-        self._tell(ended)
-        status = jobs.get(ledger, job_id).status
-        if not status.is_done and status is not JobStatus.FAILED:
-            delay_s = ended.retry_delay_s or self.poke_interval_s
-            raise AirflowRescheduleException(datetime.now(UTC) + timedelta(seconds=delay_s))
-        if status is not JobStatus.SUCCEEDED:
-            raise AirflowFailException(f"Job {job_id} {status.value}: {ended.message}")
-        return job_id
-
-    def _tell(self, ended: Ended) -> None:
-        code = f" [{ended.code}]" if ended.code else ""
-        self.log.info("Job %s is %s: %s%s", ended.job_id, ended.status.value, ended.message, code)
+    def _ask_and_wait(self, ledger: Ledger, platform: Platform, run: Run) -> int | None:
+        """Do one job: what comes to the study while it is under way is not waited for."""
+        return self._do_next(ledger, platform, run)
