@@ -18,6 +18,8 @@ message), and ``next_step``. Messages name AE titles, UIDs, status codes and job
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class ArchsyncError(Exception):
     """Base of all errors raised on purpose."""
@@ -43,10 +45,21 @@ class OurFault(ArchsyncError):
 
 
 class ConfigurationError(OurFault):
-    """A setting is missing or wrong."""
+    """A setting is missing or wrong. ``fields`` says of each setting concerned what is wrong with it."""
 
     code = "configuration"
     next_step = "Correct the setting named in the message, then retry."
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        next_step: str | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, next_step=next_step)
+        self.fields: Mapping[str, str] = fields or {}
 
 
 class InvalidInput(OurFault):

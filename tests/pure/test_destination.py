@@ -19,6 +19,7 @@ from archsync.core.settings import parse_settings, setting_fields
 from archsync.core.study import Facility, RemovalReason
 from archsync.core.tls import TlsSettings
 from archsync.errors import ConfigurationError
+from archsync.services.destinations import examine
 
 CITY = Facility("CITY", "City Hospital", "metro")
 
@@ -233,3 +234,57 @@ def test_at_its_opening_a_window_is_open_and_at_most_a_day_away(window, now, zon
     opening = planned.next_opening(now)
     assert now <= opening <= now + timedelta(hours=25)
     assert planned.next_opening(opening) == opening
+
+
+NEW = {"name": "vna1", "called_ae_title": "VNA1", "host": "vna1.example", "port": "11112"}
+
+
+def wrong(values, current=None) -> dict[str, str]:
+    """What is wrong with the settings, by setting."""
+    _, problems = examine(values, current)
+    return {name: sentence for problem in problems for name, sentence in problem.fields.items()}
+
+
+def test_all_that_is_wrong_with_a_new_destination_is_said_field_by_field() -> None:
+    found = wrong(
+        {
+            **NEW,
+            "name": "VNA 1",
+            "port": "0",
+            "colour": "red",
+            "settle_s": "900",
+            "adt_host": "adt.example",
+            "adt_ack_overrides": "AE",
+            "tls_certificate_file": "c.pem",
+        }
+    )
+    assert found["name"].startswith("must be 1 to 40 lower-case letters")
+    assert found["port"] == "must be from 1 to 65535 (got '0')"
+    assert found["colour"] == "unknown setting 'colour'"
+    assert found["settle_max_s"] == "must not be shorter than settle_s"
+    assert found["adt_receiving_application"] == "needed where adt_host is given"
+    assert "is not such as AE=busy" in found["adt_ack_overrides"]
+    both = "tls_certificate_file and tls_private_key_file: give both or neither"
+    assert found["tls_certificate_file"] == found["tls_private_key_file"] == both
+    assert "host" not in found
+
+
+def test_what_is_missing_of_a_new_destination_is_said_field_by_field() -> None:
+    assert wrong({"name": "vna1", "host": ""}) == {
+        "called_ae_title": "is needed",
+        "port": "is needed",
+        "host": "must not be empty (got '')",
+    }
+    assert wrong(NEW) == {}
+
+
+def test_a_setting_that_is_wrong_by_itself_is_not_also_said_to_contradict_others() -> None:
+    found = wrong({**NEW, "settle_s": "900", "settle_max_s": "soon"})
+    assert found == {"settle_max_s": "must be a number (got 'soon')"}
+
+
+def test_changes_are_judged_together_with_what_stays() -> None:
+    current = destination(settle_s=100.0, settle_max_s=600.0)
+    assert wrong({"settle_max_s": "50"}, current) == {"settle_max_s": "must not be shorter than settle_s"}
+    assert wrong({"settle_s": "10", "settle_max_s": "50"}, current) == {}
+    assert "can't be renamed" in wrong({"name": "vna2"}, current)["name"]

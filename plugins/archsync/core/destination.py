@@ -24,10 +24,9 @@ from archsync.core.adt import (
 from archsync.core.destination_iocm import IocmSettings, NoteOrder, WithoutIocm, check_titles
 from archsync.core.profiles import PROFILES, ArchiveProfile
 from archsync.core.rejection import MAX_REFERENCES, RejectionTitle, TitleModifier, parse_titles
-from archsync.core.settings import between, check_filled, same_as, setting, setting_fields
+from archsync.core.settings import as_one, between, check_filled, same_as, setting, setting_fields, wrong_setting
 from archsync.core.study import ExamStatus, Facility
 from archsync.core.tls import TlsSettings
-from archsync.errors import ConfigurationError
 
 # A name becomes part of DAG ids, pool names and asset names.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -215,17 +214,20 @@ class Destination:
     def __post_init__(self) -> None:
         problems = []
         if self.settle_max_s < self.settle_s:
-            problems.append("settle_max_s: must not be shorter than settle_s")
+            problems.append(wrong_setting("settle_max_s", "must not be shorter than settle_s"))
         if bool(self.tls_certificate_file) != bool(self.tls_private_key_file):
-            problems.append("tls_certificate_file and tls_private_key_file: give both or neither")
+            both = wrong_setting("tls_certificate_file", "give both or neither", "tls_private_key_file")
+            problems.append(both)
         if bool(self.adt_tls_certificate_file) != bool(self.adt_tls_private_key_file):
-            problems.append("adt_tls_certificate_file and adt_tls_private_key_file: give both or neither")
+            both = wrong_setting("adt_tls_certificate_file", "give both or neither", "adt_tls_private_key_file")
+            problems.append(both)
         if self.quality_modifier and RejectionTitle.QUALITY not in parse_titles(self.rejection_titles).values():
-            problems.append("quality_modifier: rejection_titles has no reason with title 113001, which it goes with")
+            unused = "rejection_titles has no reason with title 113001, which it goes with"
+            problems.append(wrong_setting("quality_modifier", unused))
         if self.adt_host and not self.adt_receiving_application:
-            problems.append("adt_receiving_application: needed where adt_host is given")
+            problems.append(wrong_setting("adt_receiving_application", "needed where adt_host is given"))
         if problems:
-            raise ConfigurationError("; ".join(problems), code="bad-setting")
+            raise as_one(problems)
 
     @property
     def dicom_tls(self) -> TlsSettings | None:

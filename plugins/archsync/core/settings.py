@@ -7,7 +7,7 @@ turns untyped values (YAML, command line) into typed ones and names every bad on
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from typing import Any, get_type_hints
@@ -89,11 +89,12 @@ def parse_value(cls: type, name: str, value: Any) -> Any:
     if name not in fields:
         close = _closest(name, fields)
         hint = f"; did you mean {close!r}?" if close else ""
-        raise ConfigurationError(f"unknown setting {name!r}{hint}", code="unknown-setting")
+        unknown = f"unknown setting {name!r}{hint}"
+        raise ConfigurationError(unknown, code="unknown-setting", fields={name: unknown})
     typed = type_value(cls, name, value)
     problem = (check := fields[name].metadata["check"]) and typed is not None and check(typed)
     if problem:
-        raise ConfigurationError(f"{name}: {problem} (got {value!r})", code="bad-setting")
+        raise wrong_setting(name, f"{problem} (got {value!r})")
     return typed
 
 
@@ -106,7 +107,25 @@ def type_value(cls: type, name: str, value: Any) -> Any:
     try:
         return _convert(_types(cls)[name], value)
     except (TypeError, ValueError) as exc:
-        raise ConfigurationError(f"{name}: {exc}", code="bad-setting") from exc
+        raise wrong_setting(name, str(exc)) from exc
+
+
+def wrong_setting(name: str, sentence: str, *others: str) -> ConfigurationError:
+    """What is wrong with a setting, or with several that do not go together, as an error that names them."""
+    names = (name, *others)
+    message = f"{' and '.join(names)}: {sentence}"
+    return ConfigurationError(message, code="bad-setting", fields=dict.fromkeys(names, message if others else sentence))
+
+
+def as_one(problems: Sequence[ConfigurationError]) -> ConfigurationError:
+    """All that is wrong with some settings in one error; its code and next step are theirs where they are the same."""
+    codes, next_steps = {p.code for p in problems}, {p.next_step for p in problems}
+    return ConfigurationError(
+        "; ".join(p.message for p in problems),
+        code=codes.pop() if len(codes) == 1 else "bad-setting",
+        next_step=next_steps.pop() if len(next_steps) == 1 else None,
+        fields={name: sentence for p in reversed(problems) for name, sentence in p.fields.items()},
+    )
 
 
 @cache
@@ -114,17 +133,23 @@ def _types(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
-def parse_settings(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Parse several values with :func:`parse_value`; all problems are reported in one error."""
+def check_settings(cls: type, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[ConfigurationError]]:
+    """Parse several values with :func:`parse_value`: the typed ones, and what is wrong with each of the others."""
     typed: dict[str, Any] = {}
-    problems: list[str] = []
+    problems: list[ConfigurationError] = []
     for name, value in values.items():
         try:
             typed[name] = parse_value(cls, name, value)
         except ConfigurationError as exc:
-            problems.append(exc.message)
+            problems.append(exc)
+    return typed, problems
+
+
+def parse_settings(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse several values with :func:`parse_value`; all problems are reported in one error."""
+    typed, problems = check_settings(cls, values)
     if problems:
-        raise ConfigurationError("; ".join(problems), code="bad-setting")
+        raise as_one(problems)
     return typed
 
 

@@ -78,6 +78,17 @@ def get(ledger: Ledger, name: str) -> Destination:
     return _destination(row)
 
 
+def exists(ledger: Ledger, name: str) -> bool:
+    """Tell whether there is a destination of that name."""
+    return ledger.fetch_one(SQL["get"], {"name": name}) is not None
+
+
+def duplicate(name: str) -> ConfigurationError:
+    """The error that a destination's name is taken."""
+    sentence = f"there is a destination {name!r} already"
+    return ConfigurationError(sentence, code="duplicate-destination", fields={"name": sentence})
+
+
 def get_by_id(ledger: Ledger, destination_id: int) -> Destination:
     """Read one destination by id."""
     row = ledger.fetch_one(SQL["get_by_id"], {"destination_id": destination_id})
@@ -99,14 +110,13 @@ def insert(ledger: Ledger, destination: Destination) -> Destination:
             ledger.fetch_one(SQL["add_holdings"], row)
             ledger.execute_many(SQL["add_health"], [{**row, "kind": kind.value} for kind in DagKind])
     except psycopg.errors.UniqueViolation:
-        raise ConfigurationError(
-            f"there is a destination {destination.name!r} already", code="duplicate-destination"
-        ) from None
+        raise duplicate(destination.name) from None
     except psycopg.errors.ForeignKeyViolation:
         raise ConfigurationError(
             f"gateway: there is no gateway {destination.gateway!r}",
             code="unknown-gateway",
             next_step="`archsync gateway list` shows them; `archsync gateway create` makes one.",
+            fields={"gateway": f"there is no gateway {destination.gateway!r}"},
         ) from None
     return get_by_id(ledger, row["destination_id"])
 
@@ -116,9 +126,7 @@ def update(ledger: Ledger, destination: Destination) -> None:
     try:
         ledger.execute(_UPDATE, _row(destination))
     except psycopg.errors.UniqueViolation:
-        raise ConfigurationError(
-            f"there is a destination {destination.name!r} already", code="duplicate-destination"
-        ) from None
+        raise duplicate(destination.name) from None
     except psycopg.errors.ForeignKeyViolation:
         raise ConfigurationError(
             f"gateway: there is no gateway {destination.gateway!r}", code="unknown-gateway"
@@ -241,7 +249,8 @@ def insert_gateway(ledger: Ledger, gateway: Gateway) -> None:
     """
     parameters = {"name": gateway.name, "facility_group": gateway.facility_group, "queue": gateway.queue}
     if ledger.fetch_one(SQL["insert_gateway"], parameters) is None:
-        raise ConfigurationError(f"there is a gateway {gateway.name!r} already", code="duplicate-gateway")
+        sentence = f"there is a gateway {gateway.name!r} already"
+        raise ConfigurationError(sentence, code="duplicate-gateway", fields={"name": sentence})
 
 
 def update_gateway(ledger: Ledger, gateway: Gateway) -> None:

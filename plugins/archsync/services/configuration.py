@@ -264,14 +264,9 @@ def _problems_of(
 ) -> Iterator[Problem]:
     """What is wrong with a destination beyond its own settings: what it names, and what must not change."""
     changed = {change.name for change in changes}
-    for setting, names in (("facilities", wanted.facilities), ("facility_groups", wanted.facility_groups)):
-        if setting in changed:
-            argument = {"facility_ids" if setting == "facilities" else setting: names}
-            for message in destinations.unknown_scope(facilities, **argument):
-                yield Problem(entry.lines[setting], message)
-    if wanted.gateway is not None and wanted.gateway not in gateway_names:
-        listed = ", ".join(sorted(gateway_names)) or "none"
-        yield Problem(entry.lines["gateway"], f"gateway: there is no gateway {wanted.gateway!r} (there are {listed})")
+    for problem in destinations.names_unknown(ledger, facilities, wanted, changed, gateway_names=gateway_names):
+        (setting,) = problem.fields
+        yield Problem(entry.lines[setting], problem.message)
     if current is not None and not may_override and (tied := destinations.changes_identity(ledger, current, changes)):
         yield Problem(
             entry.lines[tied[0]], destinations.identity_problem(current, tied) + "; --override-lock REASON allows it"

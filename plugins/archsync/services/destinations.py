@@ -6,14 +6,14 @@ dispatcher and the planner see it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from archsync.core.destination import Destination
 from archsync.core.naming import PEERS, DagKind
-from archsync.core.settings import format_value, parse_settings, setting_fields
+from archsync.core.settings import as_one, check_settings, format_value, parse_settings, setting_fields, wrong_setting
 from archsync.core.study import Facility
 from archsync.errors import ConfigurationError
 from archsync.ledger import destinations as store
@@ -28,6 +28,8 @@ KnownFacilities = Callable[[], Sequence[Facility]]
 #: What the ledger's facts are tied to: another archive behind the same name would make them untrue. How ADT messages
 #: get there is not: the receiver may be an interface engine, and what counts is what the archive holds.
 IDENTITY = frozenset({"called_ae_title", "host"})
+#: Settings that name what has to exist.
+_NAMING = frozenset({"facilities", "facility_groups", "gateway"})
 #: Settings that decide what is due: every study is compared again when one changes.
 DECIDES_WHAT_IS_DUE = frozenset(
     {
@@ -70,38 +72,139 @@ def build(values: Mapping[str, Any]) -> Destination:
     """Check the settings of a new destination; those not given take their defaults.
 
     Raises:
-        ConfigurationError: a setting is unknown, wrong or missing; the message names all of them.
+        ConfigurationError: a setting is unknown, wrong or missing; the error names all of them.
     """
-    typed = parse_settings(Destination, values)
-    missing = [name for name in REQUIRED if name not in typed]
-    if missing:
-        raise ConfigurationError(f"a destination needs {', '.join(missing)}", code="bad-setting")
-    return _checked(Destination(**typed))
+    return _sound(*examine(values))
 
 
 def rebuild(current: Destination, values: Mapping[str, Any]) -> Destination:
     """Check new values for some settings of a destination and give the destination as it would be.
 
     Raises:
-        ConfigurationError: a setting is unknown or wrong; the message names all of them.
+        ConfigurationError: a setting is unknown or wrong; the error names all of them.
     """
-    typed = parse_settings(Destination, values)
-    if typed.get("name", current.name) != current.name:
-        raise ConfigurationError(
-            f"name: destination {current.name} can't be renamed; its jobs, DAGs and pool carry the name",
-            code="bad-setting",
-            next_step="Make a new destination, or keep the name.",
-        )
-    return _checked(replace(current, **typed))
+    return _sound(*examine(values, current))
 
 
-def _checked(destination: Destination) -> Destination:
-    """The destination, once what its settings leave to the messages is checked."""
-    try:
-        parse_ack_overrides(destination.adt_ack_overrides)
-    except ConfigurationError as exc:
-        raise ConfigurationError(f"adt_{exc.message}", code="bad-setting") from exc
+def _sound(destination: Destination, problems: Sequence[ConfigurationError]) -> Destination:
+    if problems:
+        raise as_one(problems)
     return destination
+
+
+def examine(
+    values: Mapping[str, Any], current: Destination | None = None
+) -> tuple[Destination, list[ConfigurationError]]:
+    """All that is wrong with the settings of a new destination, or with new values for some of an existing one's.
+
+    The destination as it would be is given too; what is wrong in it stays as it is, what is missing is an example.
+    """
+    typed, problems = check_settings(Destination, values)
+    if current is None:
+        missing = [name for name in REQUIRED if name not in values]
+        if missing:
+            needed = f"a destination needs {', '.join(missing)}"
+            problems.append(ConfigurationError(needed, code="bad-setting", fields=dict.fromkeys(missing, _NEEDED)))
+        stand_in = {name: setting_fields(Destination)[name].metadata["example"] for name in REQUIRED}
+        current = Destination(**parse_settings(Destination, stand_in))
+    elif typed.get("name", current.name) != current.name:
+        problems.append(_renamed(current))
+        del typed["name"]
+    wrong = {name for problem in problems for name in problem.fields}
+    try:
+        wanted = replace(current, **typed)
+    except ConfigurationError as exc:
+        # What the settings name is looked up all the same.
+        wanted = replace(current, **{name: value for name, value in typed.items() if name in _NAMING})
+        if not wrong & exc.fields.keys():  # else the wrong one may be all that does not fit
+            problems.append(exc)
+    try:
+        parse_ack_overrides(typed.get("adt_ack_overrides", ()))
+    except ConfigurationError as exc:
+        problems.append(wrong_setting("adt_ack_overrides", exc.message.removeprefix("ack_overrides: ")))
+    return wanted, problems
+
+
+_NEEDED = "is needed"
+
+
+def _renamed(current: Destination) -> ConfigurationError:
+    sentence = f"destination {current.name} can't be renamed; its jobs, DAGs and pool carry the name"
+    return ConfigurationError(
+        f"name: {sentence}",
+        code="bad-setting",
+        next_step="Make a new destination, or keep the name.",
+        fields={"name": sentence},
+    )
+
+
+def names_unknown(
+    ledger: Ledger,
+    facilities: KnownFacilities,
+    wanted: Destination,
+    changed: Collection[str],
+    *,
+    gateway_names: Collection[str] | None = None,
+) -> list[ConfigurationError]:
+    """What a destination's changed settings name that does not exist: facilities, their groups, its gateway.
+
+    ``gateway_names`` are the gateways there are; None: those of the ledger.
+    """
+    problems = []
+    for setting, argument, names in (
+        ("facilities", "facility_ids", wanted.facilities),
+        ("facility_groups", "facility_groups", wanted.facility_groups),
+    ):
+        if setting in changed and (unknown := unknown_scope(facilities, **{argument: names})):
+            said = "; ".join(unknown)
+            problems.append(
+                ConfigurationError(said, code="unknown-facility", next_step="Name only those.", fields={setting: said})
+            )
+    if "gateway" in changed and wanted.gateway is not None:
+        if gateway_names is None:
+            gateway_names = [gateway.name for gateway in store.gateways(ledger)]
+        if wanted.gateway not in gateway_names:
+            listed = ", ".join(sorted(gateway_names)) or "none"
+            sentence = f"there is no gateway {wanted.gateway!r} (there are {listed})"
+            problems.append(
+                ConfigurationError(
+                    f"gateway: {sentence}",
+                    code="unknown-gateway",
+                    next_step="Choose one of them, or make it first.",
+                    fields={"gateway": sentence},
+                )
+            )
+    return problems
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is wrong with settings, by setting, and which of them can be changed with an override only."""
+
+    fields: Mapping[str, str]
+    locked: Mapping[str, str]
+
+
+def check(
+    ledger: Ledger, facilities: KnownFacilities, values: Mapping[str, Any], *, name: str | None = None
+) -> Findings:
+    """Say all that is wrong with the settings of a new destination, or with changes to the one called ``name``.
+
+    Raises:
+        ConfigurationError: there is no destination ``name``.
+    """
+    current = None if name is None else store.get(ledger, name)
+    wanted, problems = examine(values, current)
+    wrong = {setting for problem in problems for setting in problem.fields}
+    changes = [change for change in differences(current, wanted) if change.name not in wrong]
+    problems += names_unknown(ledger, facilities, wanted, {change.name for change in changes})
+    locked: dict[str, str] = {}
+    if current is None:
+        if "name" not in wrong and store.exists(ledger, wanted.name):
+            problems.append(store.duplicate(wanted.name))
+    elif tied := changes_identity(ledger, current, changes):
+        locked = dict.fromkeys(tied, identity_problem(current, tied))
+    return Findings(as_one(problems).fields if problems else {}, locked)
 
 
 def differences(old: Destination | None, new: Destination) -> tuple[SettingChange, ...]:
@@ -164,8 +267,11 @@ def create(ledger: Ledger, facilities: KnownFacilities, values: Mapping[str, Any
     Raises:
         ConfigurationError: a setting is wrong, the name is taken, or a facility, group or gateway does not exist.
     """
-    wanted = build(values)
-    _check_scope(facilities, wanted, {"facilities", "facility_groups"})
+    wanted, problems = examine(values)
+    wrong = {name for problem in problems for name in problem.fields}
+    problems += names_unknown(ledger, facilities, wanted, _NAMING - wrong)
+    if problems:
+        raise as_one(problems)
     with ledger.transaction():
         made = store.insert(ledger, wanted)
         _record(ledger, actor, "destination.create", made, _as_text(differences(None, made)))
@@ -198,17 +304,20 @@ def change(
         # The rows that every destination has: locking them puts concurrent changes in order.
         health = {peer: store.lock_health(ledger, _id(known), peer) for peer in PEERS}
         current = store.get(ledger, name)
-        wanted = rebuild(current, values)
+        wanted, problems = examine(values, current)
         changes = differences(current, wanted)
+        changed = {change.name for change in changes}
+        problems += names_unknown(ledger, facilities, wanted, changed)
+        if problems:
+            raise as_one(problems)
         if not changes:
             return ()
-        changed = {change.name for change in changes}
-        _check_scope(facilities, wanted, changed)
         tied = changes_identity(ledger, current, changes)
         if tied and not override_reason:
             raise ConfigurationError(
                 identity_problem(current, tied),
                 code="identity-locked",
+                fields=dict.fromkeys(tied, "is locked"),
                 next_step="If the same archive moved, repeat with --override-lock REASON; for another one make a new"
                 " destination.",
             )
@@ -226,16 +335,6 @@ def change(
         store.look_again(ledger, _id(current), now)
         store.notify_work(ledger)
     return changes
-
-
-def _check_scope(facilities: KnownFacilities, wanted: Destination, changed: set[str]) -> None:
-    problems = unknown_scope(
-        facilities,
-        facility_ids=wanted.facilities if "facilities" in changed else (),
-        facility_groups=wanted.facility_groups if "facility_groups" in changed else (),
-    )
-    if problems:
-        raise ConfigurationError("; ".join(problems), code="unknown-facility", next_step="Name only those.")
 
 
 def delete(ledger: Ledger, name: str, *, actor: str, override_reason: str | None = None) -> Forgotten:

@@ -48,7 +48,8 @@ def build(values: Mapping[str, Any]) -> GatewaySettings:
     typed = parse_settings(GatewaySettings, values)
     missing = [name for name in ("name", "facility_group") if typed.get(name) is None]
     if missing:
-        raise ConfigurationError(f"a gateway needs {' and '.join(missing)}", code="bad-setting")
+        needed = f"a gateway needs {' and '.join(missing)}"
+        raise ConfigurationError(needed, code="bad-setting", fields=dict.fromkeys(missing, "is needed"))
     return GatewaySettings(**typed)
 
 
@@ -60,7 +61,12 @@ def create(ledger: Ledger, facilities: KnownFacilities, values: Mapping[str, Any
     """
     gateway = build(values).as_gateway()
     if problems := unknown_scope(facilities, facility_groups=(gateway.facility_group,)):
-        raise ConfigurationError(problems[0], code="unknown-facility", next_step="Name one of these.")
+        raise ConfigurationError(
+            problems[0],
+            code="unknown-facility",
+            next_step="Name one of these.",
+            fields={"facility_group": problems[0]},
+        )
     with ledger.transaction():
         store.insert_gateway(ledger, gateway)
         detail = f"facility group {gateway.facility_group}, queue {gateway.queue}"
