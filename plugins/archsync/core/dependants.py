@@ -7,11 +7,15 @@ or it stays and somebody is told.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from archsync.core.comparison import Desired, Related
 from archsync.core.placing import Decision
+from archsync.core.study import Study
+from archsync.core.uid_map import InstanceUids
+from archsync.core.withdrawal import successors_of
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -47,16 +51,49 @@ def dependence_of(sop_class_uid: str) -> Dependence | None:
     return Dependence.REPORT if sop_class_uid.startswith(_REPORTS) else None
 
 
+def has_derived(study: Study) -> bool:
+    """Tell whether a study shows anything whose references are to be kept right."""
+    return any(dependence_of(i.sop_class_uid) is Dependence.DERIVED for i in study.present_instances)
+
+
+def stand_in(instance_key: str, desired: Desired) -> Related | None:
+    """What references to an instance are to lead to: the instance itself while the platform shows it, or what stands
+    for it.
+
+    None: nothing does, or nothing that references can be led to as they are: several rows, or one of another SOP class.
+    """
+    found = tuple(successors_of(instance_key, desired))
+    own = next((row for row in found if row.instance.instance_key == instance_key), None)
+    if own is not None or len(found) != 1:
+        return own
+    former, last = desired.find(instance_key), desired.latest.get(instance_key)
+    sop_class_uid = former.instance.sop_class_uid if former is not None else last.sop_class_uid if last else None
+    return found[0] if found[0].instance.sop_class_uid == sop_class_uid else None
+
+
+def former_rows(desired: Desired) -> Iterator[tuple[InstanceUids, Related]]:
+    """What files may still name though the platform made rows of its own to stand for it: the UIDs, and that row."""
+    for key in desired.replacements:
+        now, row = stand_in(key, desired), desired.find(key)
+        if now is None or now.instance.instance_key == key:
+            continue
+        if key in desired.origins:
+            yield desired.origins[key], now
+        elif row is not None:
+            i = row.instance
+            yield InstanceUids(row.study.study_instance_uid, i.series_instance_uid, i.sop_instance_uid), now
+
+
 class Target(StrEnum):
     """What became of an instance that an object points at, at one archive."""
 
     KEPT = "kept"
     REPLACED = "replaced"
-    """Its row goes on in another placement: a copy of the object can point there."""
+    """It goes on in another placement, or a row of the platform's own making stands for it: a copy can point there."""
     WITHDRAWN = "withdrawn"
     """It is gone, and nothing took its place."""
     LOST = "lost"
-    """Something took its place to which no copy of the object can be led: a row of the platform's own making."""
+    """Something took its place to which no copy of the object can be led: several rows, say, or none sent yet."""
 
 
 @dataclass(frozen=True, slots=True)

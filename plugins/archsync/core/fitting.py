@@ -6,11 +6,15 @@ merged. An instance is *fitted* when its file's patient and UIDs are brought to 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from archsync.core.study import Patient, Study
-from archsync.core.uid_map import UidMap
+from archsync.core.comparison import Desired
+from archsync.core.dependants import former_rows
+from archsync.core.placing import Placed
+from archsync.core.study import Instance, Patient, Study
+from archsync.core.uid_map import InstanceUids, UidMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +58,29 @@ class Fitting:
     patient: Patient = field(repr=False)
     modification: Modification
     request: RequestAttributes | None = field(repr=False, default=None)
+
+
+def map_uids(desired: Desired, placed: Mapping[str, Placed]) -> UidMap:
+    """From the UIDs in files to those at archives: of a study's instances, of those that moved away, and of those that
+    the platform replaced by rows of its own making. ``placed``: the placements just made, by instance key.
+    """
+    rows: list[tuple[Study, Instance]] = [(desired.study, i) for i in desired.instances]
+    rows += [(r.study, r.instance) for r in desired.related.values() if r.instance.removed_at is None]
+    pairs = []
+    for study, instance in rows:
+        placement = placed.get(instance.instance_key) or desired.placement_of(instance, study)
+        if placement is not None:
+            pairs.append((_uids_in_file(instance, study, desired), placement.uids))
+    known = {old.sop_instance_uid for old, _ in pairs}
+    former = []
+    for old, now in former_rows(desired):
+        placement = placed.get(now.instance.instance_key) or desired.placement_of(now.instance, now.study)
+        if placement is not None and old.sop_instance_uid not in known:
+            known.add(old.sop_instance_uid)
+            former.append((old, placement.uids))
+    return UidMap.of(pairs, former)
+
+
+def _uids_in_file(instance: Instance, study: Study, desired: Desired) -> InstanceUids:
+    row = InstanceUids(study.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid)
+    return replace(desired.origins.get(instance.instance_key, row), sop_instance_uid=instance.sop_instance_uid)

@@ -102,39 +102,49 @@ class UidMap:
     instance of an affected study in. An instance that moved before any archive had it keeps its SOP Instance UID: its
     pair differs in study or series alone.
 
+    ``former``: pairs of instances that are no more, and of what the platform itself made to stand for each; several may
+    lead to one. They say where references go, and nothing of any instance that is sent.
+
     Raises:
         InvalidInput: ``uid-map-inconsistent``: two pairs share an old or a new UID, a new SOP Instance UID is an old
             one of another instance, a series would lie in two studies, or a UID of the standard is to be replaced.
     """
 
     pairs: tuple[tuple[InstanceUids, InstanceUids], ...] = ()
+    former: tuple[tuple[InstanceUids, InstanceUids], ...] = ()
     _instances: dict[str, InstanceUids] = field(init=False, repr=False, compare=False)
     _series: dict[str, str] = field(init=False, repr=False, compare=False)
     _studies: dict[str, str] = field(init=False, repr=False, compare=False)
     _moved: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        pairs = tuple(sorted(set(self.pairs)))
-        _check(pairs)
+        pairs, former = tuple(sorted(set(self.pairs))), tuple(sorted(set(self.former)))
+        _check(pairs, former)
         object.__setattr__(self, "pairs", pairs)
-        object.__setattr__(self, "_instances", {old.sop_instance_uid: new for old, new in pairs})
-        series = ((old.series_instance_uid, new.series_instance_uid) for old, new in pairs)
-        studies = ((old.study_instance_uid, new.study_instance_uid) for old, new in pairs)
+        object.__setattr__(self, "former", former)
+        both = pairs + former
+        object.__setattr__(self, "_instances", {old.sop_instance_uid: new for old, new in both})
+        series = ((old.series_instance_uid, new.series_instance_uid) for old, new in both)
+        studies = ((old.study_instance_uid, new.study_instance_uid) for old, new in both)
         object.__setattr__(self, "_series", _unambiguous(series))
         object.__setattr__(self, "_studies", _unambiguous(studies))
-        object.__setattr__(self, "_moved", frozenset(old.sop_instance_uid for old, new in pairs if old != new))
+        object.__setattr__(self, "_moved", frozenset(old.sop_instance_uid for old, new in both if old != new))
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[InstanceUids, InstanceUids]]) -> UidMap:
+    def of(
+        cls,
+        pairs: Iterable[tuple[InstanceUids, InstanceUids]],
+        former: Iterable[tuple[InstanceUids, InstanceUids]] = (),
+    ) -> UidMap:
         """A map of these pairs, given in any order."""
-        return cls(tuple(pairs))
+        return cls(tuple(pairs), tuple(former))
 
     def merge(self, other: UidMap) -> UidMap:
         """Both maps in one, say of two studies that change in one step; they must not contradict each other."""
-        return UidMap(self.pairs + other.pairs)
+        return UidMap(self.pairs + other.pairs, self.former + other.former)
 
     def inverse(self) -> UidMap:
-        """New to old: what an archive's replacements came from.
+        """New to old: what an archive's replacements came from; without ``former``, which do not lead back.
 
         Raises:
             InvalidInput: ``uid-map-inconsistent``: a series lies in two studies on the old side.
@@ -173,28 +183,35 @@ class UidMap:
     def replaced(self) -> frozenset[str]:
         """The old SOP Instance UIDs that are no more."""
         return frozenset(
-            old.sop_instance_uid for old, new in self.pairs if old.sop_instance_uid != new.sop_instance_uid
+            old.sop_instance_uid
+            for old, new in (*self.pairs, *self.former)
+            if old.sop_instance_uid != new.sop_instance_uid
         )
 
 
-def _check(pairs: tuple[tuple[InstanceUids, InstanceUids], ...]) -> None:
-    old_side = [old.sop_instance_uid for old, _ in pairs]
+def _check(
+    pairs: tuple[tuple[InstanceUids, InstanceUids], ...], former: tuple[tuple[InstanceUids, InstanceUids], ...]
+) -> None:
+    old_side = [old.sop_instance_uid for old, _ in (*pairs, *former)]
     new_side = [new.sop_instance_uid for _, new in pairs]
     for side, uids in (("old", old_side), ("new", new_side)):
         if twice := _first_twice(uids):
             raise _inconsistent(f"instance {twice} is on the {side} side twice")
-    old_uids = frozenset(old_side)
-    for old, new in pairs:
+    old_uids = {old.sop_instance_uid for old, _ in pairs}
+    former_uids = {old.sop_instance_uid for old, _ in former}
+    for old, new in (*pairs, *former):
         if old == new:
             continue
-        if new.sop_instance_uid != old.sop_instance_uid and new.sop_instance_uid in old_uids:
+        # What stands for a former one may keep its own UID, but nothing may get the UID of one that is no more.
+        taken = former_uids if old.sop_instance_uid in former_uids else old_uids | former_uids
+        if new.sop_instance_uid != old.sop_instance_uid and new.sop_instance_uid in taken:
             raise _inconsistent(f"instance {old.sop_instance_uid} would get the UID of another, {new.sop_instance_uid}")
         for uid in (old.sop_instance_uid, old.series_instance_uid, old.study_instance_uid):
             if uid.startswith(_REGISTERED):
                 raise _inconsistent(f"{uid} belongs to the standard and can't be replaced")
     # Only on the new side: files that were never brought in step may say what they like.
     study_of: dict[str, str] = {}
-    for _, new in pairs:
+    for _, new in (*pairs, *former):
         if study_of.setdefault(new.series_instance_uid, new.study_instance_uid) != new.study_instance_uid:
             raise _inconsistent(f"series {new.series_instance_uid} would lie in two studies")
 

@@ -72,10 +72,20 @@ def _unwanted(desired: Desired, held: Held) -> Iterator[HeldInstance]:
 
 
 def former_copies(instance: Instance, desired: Desired, held: Held) -> tuple[HeldInstance, ...]:
-    """The other placements at an archive that an instance takes the place of: its own, and of the row it replaces."""
+    """The other placements at an archive that an instance takes the place of: its own, and of the rows it replaces."""
     current = desired.placement_of(instance)
-    own = tuple(h for h in held.copies_of(instance.instance_key) if h.placed != current)
-    return own + (held.copies_of(instance.replaces_instance_key) if instance.replaces_instance_key else ())
+    return tuple(h for key in lineage(instance, desired) for h in held.copies_of(key) if h.placed != current)
+
+
+def lineage(instance: Instance, desired: Desired) -> list[str]:
+    """The key of an instance, of the one that it replaces, of the one which that replaced, and so on, as far as known."""
+    keys = [instance.instance_key]
+    replaced = instance.replaces_instance_key
+    while replaced is not None and replaced not in keys:
+        keys.append(replaced)
+        row = desired.find(replaced)
+        replaced = None if row is None else row.instance.replaces_instance_key
+    return keys
 
 
 def waits_for_note(instance: Instance, desired: Desired, held: Held, destination: Destination) -> bool:
@@ -109,7 +119,7 @@ def _is_wanted(h: HeldInstance, desired: Desired) -> bool:
 
 def _leftover(h: HeldInstance, desired: Desired, held: Held, destination: Destination) -> Leftover:
     row = desired.find(h.placed.instance_key)
-    successors = tuple(s for s in _successors(h, desired) if destination.covers(s.study.facility))
+    successors = tuple(s for s in successors_of(h.placed.instance_key, desired) if destination.covers(s.study.facility))
     reason = _reason_of_targets(desired, held) if _goes_along(h, row) else _reason(row, successors)
     title = destination.iocm.titles[reason]
     return Leftover(
@@ -155,7 +165,7 @@ def _reason_of_targets(desired: Desired, held: Held) -> RemovalReason:
     reasons = set()
     for h in _unwanted(desired, held):
         row = desired.find(h.placed.instance_key)
-        if not _goes_along(h, row) and not any(_successors(h, desired)):
+        if not _goes_along(h, row) and not any(successors_of(h.placed.instance_key, desired)):
             reasons.add(_reason(row, ()))
     return next((reason for reason in _GRAVEST if reason in reasons), RemovalReason.UNSPECIFIED)
 
@@ -168,9 +178,9 @@ def _is_note_first(
     return order.puts_note_first(reason, is_wrong_patient=is_wrong_patient)
 
 
-def _successors(h: HeldInstance, desired: Desired) -> Iterator[Related]:
-    """The instances that take the place of a held one: its own row, moved or changed, or the platform's new rows."""
-    keys, seen = [h.placed.instance_key], set[str]()
+def successors_of(instance_key: str, desired: Desired) -> Iterator[Related]:
+    """The instances that take the place of one: its own row, moved or changed, or the platform's new rows."""
+    keys, seen = [instance_key], set[str]()
     while keys:
         key = keys.pop()
         if key in seen:
@@ -181,7 +191,7 @@ def _successors(h: HeldInstance, desired: Desired) -> Iterator[Related]:
             yield row
         else:
             keys.extend(desired.replacements.get(key, ()))
-        if key == h.placed.instance_key:
+        if key == instance_key:
             keys.extend(desired.replacements.get(key, ()))
 
 

@@ -28,7 +28,7 @@ from archsync.platformdb.reader import Platform
 from archsync.services.asking import VERIFY_PAUSES_S, list_for_check
 from archsync.services.attempt import LIMITED_TRIES, Attempt, Ended, Run, run_attempt
 from archsync.services.comparison import Compared, compare_one
-from archsync.services.dependants import revive_dependants
+from archsync.services.dependants import follow_replacements, revive_dependants
 from archsync.services.placing import offer, outgoing
 
 #: Acknowledged instances are committed at this many, or after this long: what a killed attempt may send again.
@@ -94,7 +94,7 @@ class _StoreJob:
         if self._attempt.is_probe:
             self._attempt.answered()
         holdings.set_archived(self._ledger, self._job.destination_id, study.study_key)
-        revive_dependants(self._ledger, desired)
+        self._follow(desired, has_sent=bool(missing))
         sent = self._attempt.instances
         message = "The archive held every instance already."
         if sent:
@@ -104,6 +104,12 @@ class _StoreJob:
     def _compare(self) -> Compared | None:
         assert self._job.study_key is not None, "archive and dicom jobs are about a study"
         return compare_one(self._platform, self._ledger, self._job.study_key, self._destination)
+
+    def _follow(self, desired: Desired, *, has_sent: bool) -> None:
+        """Have key images and the like come back, or follow, that point at what the archive holds anew."""
+        revive_dependants(self._ledger, desired)
+        if has_sent and self._destination.iocm.supports_iocm and (compared := self._compare()) is not None:
+            follow_replacements(self._ledger, self._platform, compared)
 
     def _set_scope(self, desired: Desired, missing: Sequence[Instance]) -> None:
         total_bytes = sum(i.size_bytes for i in desired.instances)

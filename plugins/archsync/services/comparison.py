@@ -11,12 +11,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from archsync.core.comparison import Desired, Held, HeldInstance, Related
+from archsync.core.dependants import has_derived
 from archsync.core.destination import Destination
 from archsync.core.identity import HeldPatient
 from archsync.core.job import KnownJob
 from archsync.core.placing import Placed, Survivors, first_filed, root
 from archsync.core.study import Facility, Instance, Patient, Priority, Study
 from archsync.core.uid_map import InstanceUids
+from archsync.core.withdrawal import lineage
 from archsync.errors import InvalidInput
 from archsync.ledger import destinations, holdings, holds, patients, planned_jobs
 from archsync.ledger.database import Ledger
@@ -101,7 +103,7 @@ class _Reading:
         desired = [
             Desired(
                 study,
-                latest={k: latest[k] for k in self._keys_around(study, replacements) if k in latest},
+                latest={k: latest[k] for k in self._keys_around(study, related, replacements) if k in latest},
                 survivors=survivors,
                 related=related,
                 replacements=replacements,
@@ -176,19 +178,22 @@ class _Reading:
             if (key, p.instance_key) not in present and self._is_held_somewhere(p)
         }
         gone = {key for _, key in gone_from}
+        pointed_at = _pointed_at(studies.values())
         former = {
             key
             for s in studies.values()
             for i in s.present_instances
-            if (key := i.replaces_instance_key) is not None and key not in rows and key in self._by_instance
+            if (key := i.replaces_instance_key) is not None
+            and key not in rows
+            and (key in self._by_instance or key in pointed_at)
         }
-        if not gone and not former:
+        if not gone and not former and not pointed_at:
             return {}, {}
         found = dict(self._platform.find_instances((gone | former) - rows.keys()))
         # What moved from one study of this batch to another has its row here already.
         found.update({key: rows[key] for study_key, key in gone_from if rows.get(key, study_key) != study_key})
         replacements: dict[str, tuple[str, ...]] = {}
-        for original, pairs in self._platform.find_replacements(gone).items():
+        for original, pairs in self._platform.find_replacements(gone | pointed_at).items():
             replacements[original] = tuple(key for _, key in pairs)
             found.update({key: study_key for study_key, key in pairs if (study_key, original) not in gone_from})
         elsewhere = sorted(set(found.values()) - set(studies))
@@ -199,7 +204,8 @@ class _Reading:
             for key, study_key in found.items()
             if study_key in here and (instance := _row(here[study_key], key)) is not None
         }
-        self._read_placements({r.study.study_key for r in related.values()}, related)
+        replaced = {key for r in related.values() if (key := r.instance.replaces_instance_key) is not None}
+        self._read_placements({r.study.study_key for r in related.values()}, related.keys() | replaced)
         return related, replacements
 
     def _read_survivors(self, studies: Iterable[Study]) -> Survivors:
@@ -212,10 +218,13 @@ class _Reading:
         filed = {p.patient_key for p in self._placed.values()} - current - merged.keys()
         return {**merged, **(self._platform.resolve_survivors(filed | current) if filed else {})}
 
-    def _keys_around(self, study: Study, replacements: Mapping[str, tuple[str, ...]]) -> set[str]:
+    def _keys_around(
+        self, study: Study, related: Mapping[str, Related], replacements: Mapping[str, tuple[str, ...]]
+    ) -> set[str]:
         own = {i.instance_key for i in study.instances} | {p.instance_key for p in self._by_study[study.study_key]}
-        former = {i.replaces_instance_key for i in study.instances if i.replaces_instance_key is not None}
-        following = {key for k in own for key in replacements.get(k, ())}
+        rows = Desired(study, related=related)
+        former = {key for i in study.instances if i.replaces_instance_key for key in lineage(i, rows)}
+        following = {key for k in own | former for key in replacements.get(k, ())}
         return own | former | following
 
     # -- the archives' side --------------------------------------------------------------------------------------
@@ -276,6 +285,18 @@ def _instance_keys(studies: Iterable[Study]) -> set[str]:
             if instance.replaces_instance_key is not None:
                 keys.add(instance.replaces_instance_key)
     return keys
+
+
+def _pointed_at(studies: Iterable[Study]) -> set[str]:
+    """Instances that were removed or replaced, and at which objects of their study may point."""
+    return {
+        key
+        for s in studies
+        if has_derived(s)
+        for i in s.instances
+        for key in (i.instance_key if i.removed_at is not None else None, i.replaces_instance_key)
+        if key is not None
+    }
 
 
 def _origin(first: Placed) -> InstanceUids:

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from archsync.core.comparison import Desired
-from archsync.core.dependants import Target, dependence_of, judge
+from archsync.core.dependants import Target, Verdict, dependence_of, former_rows, judge, stand_in
 from archsync.core.placing import Decision, Placed, is_wanted
-from archsync.core.withdrawal import Leftover
+from archsync.core.withdrawal import Leftover, find_withdrawn, former_copies, lineage
 from archsync.errors import InvalidInput
-from archsync.ledger import holdings
+from archsync.ledger import holdings, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.net.dicom.referring import read_references
-from archsync.services.comparison import Compared
+from archsync.platformdb.reader import Platform
+from archsync.services.comparison import Compared, compare_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class Dependants:
     decided: int = 0
     dangling: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+
+    def __add__(self, other: Dependants) -> Dependants:
+        return Dependants(self.decided + other.decided, self.dangling + other.dangling, self.unread + other.unread)
 
     def __str__(self) -> str:
         """Sentences for an administrator, or nothing."""
@@ -40,7 +44,8 @@ class Dependants:
 def decide_dependants(ledger: Ledger, compared: Compared, leaving: Iterable[Leftover]) -> Dependants:
     """Decide about what the archive holds of the study that points at ``leaving``: withdrawn, or about to be.
 
-    Deciding again changes nothing more: an object that points at replacements already is left alone.
+    Deciding again changes nothing more: an object that points at replacements already is left alone, and so is one that
+    the platform itself replaced.
     """
     desired, held = compared.desired, compared.held
     gone: dict[str, list[Leftover]] = {}
@@ -48,6 +53,7 @@ def decide_dependants(ledger: Ledger, compared: Compared, leaving: Iterable[Left
         for uid in {leftover.held.placed.source_sop_instance_uid, leftover.held.placed.uids.sop_instance_uid}:
             gone.setdefault(uid, []).append(leftover)
     here = {i.sop_instance_uid for i in desired.instances}
+    corrected = _corrected(desired)
     decisions: dict[Decision, list[int]] = {}
     dangling, unread = [], []
     for instance in desired.instances if gone else ():
@@ -66,6 +72,8 @@ def decide_dependants(ledger: Ledger, compared: Compared, leaving: Iterable[Left
         if references & here - gone.keys() or _are_known(ledger, references - here - gone.keys()):
             targets.append(Target.KEPT)
         verdict = judge(dependence, targets)
+        if verdict.decision is not None and instance.instance_key in corrected:
+            verdict = Verdict(is_left_dangling=True)  # as it is on the platform, which shows both
         if verdict.decision is not None:
             decisions.setdefault(verdict.decision, []).append(placed.placement_id)
         if verdict.is_left_dangling:
@@ -78,7 +86,8 @@ def decide_dependants(ledger: Ledger, compared: Compared, leaving: Iterable[Left
 def revive_dependants(ledger: Ledger, desired: Desired) -> int:
     """Have objects come back that went because all they pointed at went, where some of that is shown again.
 
-    They come as copies under new UIDs, which point at the new UIDs of what came back; returns how many.
+    They come as copies under new UIDs, which point at the new UIDs of what came back, or at what the platform made to
+    stand for it; returns how many.
     """
     withdrawn = [
         (i, placed)
@@ -87,17 +96,63 @@ def revive_dependants(ledger: Ledger, desired: Desired) -> int:
     ]
     if not withdrawn:
         return 0
-    here = {i.sop_instance_uid for i in desired.instances}
+    corrected = _corrected(desired)
+    here = {i.sop_instance_uid for i in desired.instances} | {old.sop_instance_uid for old, _ in former_rows(desired)}
     coming = []
     for instance, placed in withdrawn:
         try:
             references = read_references(instance.location, sop_instance_uid=instance.sop_instance_uid)
         except InvalidInput:
             continue  # it stays away, as it was decided; what can't be read can't be sent either
-        if references & here:
+        if references & here and instance.instance_key not in corrected:
             coming.append(placed.placement_id)
     holdings.decide_dependants(ledger, coming, Decision.REPLACE)
     return len(coming)
+
+
+def follow_replacements(ledger: Ledger, platform: Platform, compared: Compared) -> None:
+    """Have objects follow what an archive just got in place of something that was withdrawn, wherever they lie.
+
+    Most were decided on when the note was built; what was hidden first, or got its replacement late, could not be led
+    anywhere then.
+    """
+    desired, held = compared.desired, compared.held
+    copies = (copy for i in desired.instances for copy in former_copies(i, desired, held))
+    for study_key in sorted({copy.placed.study_key for copy in copies}):
+        _decide_again(ledger, platform, study_key, compared)
+
+
+def decide_elsewhere(ledger: Ledger, platform: Platform, compared: Compared, leaving: Iterable[Leftover]) -> Dependants:
+    """Decide about what points at ``leaving`` from the studies where it, or what it stands for, was before.
+
+    Objects that were led to where it went have their place there.
+    """
+    desired, held = compared.desired, compared.held
+    keys = set()
+    for leftover in leaving:
+        row = desired.find(leftover.held.placed.instance_key)
+        keys |= {leftover.held.placed.instance_key} if row is None else {*lineage(row.instance, desired)}
+    study_keys = {h.placed.study_key for key in keys for h in held.copies_of(key)} - {desired.study.study_key}
+    found = Dependants()
+    for study_key in sorted(study_keys):
+        found += _decide_again(ledger, platform, study_key, compared)
+    return found
+
+
+def _decide_again(ledger: Ledger, platform: Platform, study_key: str, compared: Compared) -> Dependants:
+    """Decide about the objects of a study that point at what was withdrawn from it, and have it planned."""
+    there = compare_one(platform, ledger, study_key, compared.destination)
+    if there is None:
+        return Dependants()
+    found = decide_dependants(ledger, there, find_withdrawn(there.desired, there.held, there.destination))
+    if revive_dependants(ledger, there.desired) or found.decided:
+        plan_queue.queue(ledger, [study_key])
+    return found
+
+
+def _corrected(desired: Desired) -> set[str]:
+    """Instances that the platform replaced itself, by instances that it shows in the study."""
+    return {i.replaces_instance_key for i in desired.study.present_instances if i.replaces_instance_key is not None}
 
 
 def _target(leftovers: Sequence[Leftover], pointing: Placed, desired: Desired) -> Target:
@@ -105,13 +160,13 @@ def _target(leftovers: Sequence[Leftover], pointing: Placed, desired: Desired) -
     last = max(leftovers, key=lambda item: item.held.placed.placement_no)
     if not last.successors:
         return Target.WITHDRAWN
-    own = next((s for s in last.successors if s.instance.instance_key == last.held.placed.instance_key), None)
-    if own is None:
+    now_at = stand_in(last.held.placed.instance_key, desired)
+    if now_at is None or now_at not in last.successors:
         return Target.LOST
-    now = desired.placement_of(own.instance, own.study)
+    now = desired.placement_of(now_at.instance, now_at.study)
     if now is None:
-        # Not sent yet, since the note goes first. Only in its own study it gets its UIDs together with the copy.
-        return Target.REPLACED if own.study.study_key == desired.study.study_key else Target.LOST
+        # Not sent yet, since the note goes first. Only in this study it gets its UIDs together with the copy.
+        return Target.REPLACED if now_at.study.study_key == desired.study.study_key else Target.LOST
     return Target.REPLACED if now.placed_at > pointing.placed_at else Target.KEPT
 
 

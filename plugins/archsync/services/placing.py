@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from archsync.core.comparison import Desired
-from archsync.core.fitting import Fitting, Modification
+from archsync.core.fitting import Fitting, Modification, map_uids
 from archsync.core.identity import HeldPatient, known_as
 from archsync.core.placing import Placed, first_filed, place, root
-from archsync.core.study import Instance, Patient, Study
+from archsync.core.study import Instance, Patient
 from archsync.core.transfer import OutgoingInstance
-from archsync.core.uid_map import InstanceUids, UidMap
 from archsync.ledger import holdings, patients
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
@@ -93,7 +91,7 @@ def outgoing(
     desired: Desired, missing: Sequence[Instance], placed: dict[str, Placed], patient: Patient
 ) -> list[OutgoingInstance]:
     """What to send, and what files are to be fitted to where they say something else."""
-    uid_map = _uid_map(desired, placed)
+    uid_map = map_uids(desired, placed)
     fittings: dict[object, Fitting] = {}
     found = []
     for instance in missing:
@@ -122,18 +120,3 @@ def outgoing(
             )
         )
     return found
-
-
-def _uid_map(desired: Desired, placed: dict[str, Placed]) -> UidMap:
-    """From the UIDs in the files to those at the archives, of the study's instances and of those that moved away."""
-    rows: list[tuple[Study, Instance]] = [(desired.study, i) for i in desired.instances]
-    rows += [(r.study, r.instance) for r in desired.related.values() if r.instance.removed_at is None]
-    pairs = []
-    for study, instance in rows:
-        placement = placed.get(instance.instance_key) or desired.placement_of(instance, study)
-        if placement is None:
-            continue
-        row = InstanceUids(study.study_instance_uid, instance.series_instance_uid, instance.sop_instance_uid)
-        old = desired.origins.get(instance.instance_key, row)
-        pairs.append((replace(old, sop_instance_uid=instance.sop_instance_uid), placement.uids))
-    return UidMap.of(pairs)

@@ -36,7 +36,7 @@ from archsync.platformdb.reader import Platform
 from archsync.services.asking import VERIFY_PAUSES_S, list_for_check, list_instances
 from archsync.services.attempt import LIMITED_TRIES, Attempt, Ended, Run, run_attempt
 from archsync.services.comparison import Compared, compare_one
-from archsync.services.dependants import Dependants, decide_dependants
+from archsync.services.dependants import Dependants, decide_dependants, decide_elsewhere
 from archsync.services.note_building import NoteBuilder, rejected
 from archsync.services.note_sending import send_note
 
@@ -141,7 +141,7 @@ class _NoteJob:
         if leaving and self._destination.iocm.supports_iocm:
             withdrawn = find_withdrawn(compared.desired, compared.held, self._destination)
             dependants = decide_dependants(self._ledger, compared, [*leaving, *withdrawn])
-            self._remark(dependants)
+            self._remark(dependants + decide_elsewhere(self._ledger, self._platform, compared, leaving))
             if dependants.decided:
                 compared = self._compare() or compared
                 found = self._find(compared)

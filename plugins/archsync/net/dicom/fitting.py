@@ -11,10 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from archsync.core.dependants import Dependence, dependence_of
+from archsync.core.fitting import Fitting
 from archsync.core.transfer import OutgoingInstance
 from archsync.core.uid_map import InstanceUids
 from archsync.errors import InvalidInput, PeerUnavailable
 from archsync.net.dicom.part10 import FileFacts, read_facts
+from archsync.net.dicom.referring import read_references_of
 from archsync.net.dicom.replacement import write_replacement
 
 _SHOWN_ATTRIBUTES = 3
@@ -47,12 +50,26 @@ def fits(instance: OutgoingInstance, facts: FileFacts) -> bool:
     """True if a file says what the archive is to have, so that it can go out as it is."""
     if instance.fitting is None:
         return True  # its UIDs were checked, and nothing else is asked for
+    return _says(instance, instance.fitting, facts) and not _points_at_former(instance, instance.fitting, facts)
+
+
+def _says(instance: OutgoingInstance, fitting: Fitting, facts: FileFacts) -> bool:
     return (
         facts.sop_instance_uid == instance.sop_instance_uid
         and facts.study_instance_uid == instance.study_instance_uid
         and facts.series_instance_uid == instance.series_instance_uid
-        and facts.patient.is_of(instance.fitting.patient)
+        and facts.patient.is_of(fitting.patient)
     )
+
+
+def _points_at_former(instance: OutgoingInstance, fitting: Fitting, facts: FileFacts) -> bool:
+    """Tell whether a key image, presentation state or the like names UIDs that are no more; images are not asked."""
+    if dependence_of(instance.sop_class_uid) is not Dependence.DERIVED:
+        return False
+    try:
+        return any(map(fitting.uid_map.concerns, read_references_of(facts.path, instance.uid_in_file)))
+    except InvalidInput:
+        return False  # it can't be corrected, and what it says of itself is right
 
 
 @contextmanager
@@ -90,7 +107,7 @@ def corrected_copy(instance: OutgoingInstance, source: FileFacts) -> Iterator[tu
         except OSError as exc:
             raise _no_room(uid, exc) from None
         facts = read_facts(target, sop_instance_uid=uid)
-        if not fits(instance, facts) or facts.sop_class_uid != source.sop_class_uid:
+        if not _says(instance, fitting, facts) or facts.sop_class_uid != source.sop_class_uid:
             raise InvalidInput(
                 f"instance {uid}: its corrected copy does not say what the archive is to have",
                 code="copy-not-right",

@@ -114,7 +114,9 @@ class _Rewriter:
     def __init__(self, uid_map: UidMap, *, is_moved: bool) -> None:
         self._map = uid_map
         self._is_moved = is_moved
-        self._study_of = {new.series_instance_uid: new.study_instance_uid for _, new in uid_map.pairs}
+        self._study_of = {
+            new.series_instance_uid: new.study_instance_uid for _, new in (*uid_map.pairs, *uid_map.former)
+        }
         self.report = RewriteReport()
 
     def rewrite_children(self, dataset: Dataset, path: str) -> dict[int, list[_Placed]]:

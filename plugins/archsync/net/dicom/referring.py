@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
@@ -16,7 +18,11 @@ def read_references(location: str, *, sop_instance_uid: str) -> frozenset[str]:
     Raises:
         InvalidInput: the file can't be read, or holds another instance (``uid-mismatch``).
     """
-    path = local_image(location, sop_instance_uid=sop_instance_uid)
+    return read_references_of(local_image(location, sop_instance_uid=sop_instance_uid), sop_instance_uid)
+
+
+def read_references_of(path: Path, sop_instance_uid: str) -> frozenset[str]:
+    """The same of a file; raises the same."""
     try:
         dataset = dcmread(path, stop_before_pixels=True)
         found = find_references(dataset)
