@@ -18,10 +18,11 @@ from pathlib import Path
 from pynetdicom import AE, _config, evt
 
 from archsync.core.contexts import ProposedContext
-from archsync.core.transfer import Endpoint
+from archsync.core.transfer import Endpoint, Share
 from archsync.messages.dimse import C_STORE_RQ, encode_request
 from archsync.messages.dul import IS_LAST, RELEASE_RQ, encode_fragments, encode_p_data_head
 from archsync.net.dicom.negotiation import encode_association_request
+from archsync.net.dicom.pace import Pace
 from archsync.net.dicom.store import store_instances
 from sending.corpus import KINDS, describe_corpus
 
@@ -29,9 +30,10 @@ from sending.corpus import KINDS, describe_corpus
 def send_with_archsync(port: int, folder: Path, kind: str, associations: int) -> int:
     """The product, from instances as the platform describes them."""
     instances = describe_corpus(folder, kind)
-    endpoint = Endpoint("127.0.0.1", port, called_ae_title="NULL", associations=associations)
+    endpoint = Endpoint("127.0.0.1", port, called_ae_title="NULL")
+    pace = Pace(Share(associations))
     begin()
-    return sum(outcome.result.is_stored for outcome in store_instances(endpoint, instances))
+    return sum(outcome.result.is_stored for outcome in store_instances(endpoint, instances, pace))
 
 
 def send_with_pynetdicom(port: int, folder: Path, kind: str, _associations: int) -> int:

@@ -57,6 +57,7 @@ def test_a_destination_is_made_with_every_option(run, ledger, pacs) -> None:
         "send_window": "22:00-06:00",
         "time_zone": "Europe/Berlin",
         "concurrency": "7",
+        "max_bytes_per_s": "12500000",
         "verification": "c-find",
         "connect_timeout_s": "1",
         "acse_timeout_s": "2",

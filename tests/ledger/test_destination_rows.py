@@ -47,6 +47,7 @@ UNUSUAL = {
     "send_window": "22:00-06:00",
     "time_zone": "Europe/Berlin",
     "concurrency": 7,
+    "max_bytes_per_s": 5_000_000_000,
     "verification": Verification.C_FIND,
     "connect_timeout_s": 1.25,
     "acse_timeout_s": 2.25,

@@ -31,7 +31,8 @@ def destination(**settings: object) -> Destination:
 def test_every_setting_says_what_it_means() -> None:
     for name, field in setting_fields(Destination).items():
         assert field.metadata["meaning"].endswith("."), name
-        assert name.endswith("_s") == (field.metadata["unit"] == "s"), name
+        unit = "bytes/s" if name.endswith("_bytes_per_s") else "s" if name.endswith("_s") else ""
+        assert field.metadata["unit"] == unit, name
 
 
 def test_every_example_and_default_is_valid() -> None:

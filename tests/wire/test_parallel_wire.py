@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 
-from archsync.core.transfer import StoreResult
+from archsync.core.transfer import Share, StoreResult
 from archsync.errors import OutcomeUnknown
+from archsync.net.dicom.pace import Pace
 from archsync.net.dicom.store import store_instances
 
 
@@ -25,7 +25,7 @@ def names(threads):
 
 def test_where_answers_take_long_more_associations_share_the_work(slow_peer, copies, outgoing):
     instances = [outgoing(path) for path in copies(120)]
-    outcomes = list(store_instances(replace(slow_peer.endpoint, associations=4), instances))
+    outcomes = list(store_instances(slow_peer.endpoint, instances, Pace(Share(4))))
     assert [o.result for o in outcomes] == [StoreResult.STORED] * 120
     assert {o.instance.sop_instance_uid for o in outcomes} == {i.sop_instance_uid for i in instances}
     assert len(slow_peer.requests) == 120
@@ -42,13 +42,13 @@ def test_one_association_is_all_that_is_opened_unless_more_are_allowed(slow_peer
 def test_a_peer_at_its_limit_gets_no_more(slow_peer, copies, outgoing):
     slow_peer.limit = 2
     instances = [outgoing(path) for path in copies(120)]
-    outcomes = list(store_instances(replace(slow_peer.endpoint, associations=8), instances))
+    outcomes = list(store_instances(slow_peer.endpoint, instances, Pace(Share(8))))
     assert [o.result for o in outcomes] == [StoreResult.STORED] * 120
     assert slow_peer.most_at_a_time == 2
 
 
 def test_closing_the_generator_ends_all_of_them(slow_peer, copies, outgoing):
-    sending = store_instances(replace(slow_peer.endpoint, associations=4), [outgoing(path) for path in copies(200)])
+    sending = store_instances(slow_peer.endpoint, [outgoing(path) for path in copies(200)], Pace(Share(4)))
     while slow_peer.most_at_a_time < 4:
         next(sending)
     sending.close()
@@ -73,7 +73,7 @@ def test_when_one_of_them_is_hung_up_on_the_others_end_what_they_have_in_hand(sl
     instances = [outgoing(path) for path in copies(200)]
     outcomes = []
     with pytest.raises(OutcomeUnknown):  # noqa: PT012 - the outcomes before it count too
-        for outcome in store_instances(replace(slow_peer.endpoint, associations=4), instances):
+        for outcome in store_instances(slow_peer.endpoint, instances, Pace(Share(4))):
             outcomes.append(outcome)  # noqa: PERF402  # list.extend would lose it
     unknown = [o for o in outcomes if o.result is StoreResult.UNKNOWN]
     assert len(unknown) == 1
@@ -86,7 +86,7 @@ def test_the_rate_limit_is_kept(archive, endpoint, copies, outgoing):
     instances = [outgoing(path) for path in copies(10)]
     rate = 10 * 10_000
     begun = time.monotonic()
-    outcomes = list(store_instances(replace(endpoint, max_bytes_per_s=rate), instances))
+    outcomes = list(store_instances(endpoint, instances, Pace(Share(bytes_per_s=rate))))
     size = sum(o.bytes_sent for o in outcomes)
     assert [o.result for o in outcomes] == [StoreResult.STORED] * 10
     # A lower bound holds on the busiest machine: the last piece waits for those before it.

@@ -116,9 +116,16 @@ class Destination:
         "Time zone of the send window.", default="UTC", example="Europe/Berlin", check=_check_time_zone
     )
     concurrency: int = setting(
-        "Jobs that run at the same time (slots of the pool); each may open as many associations (at most 8).",
+        "Jobs that run at the same time (slots of the pool), and associations of all of them together.",
         default=2,
         check=between(1, 128),
+    )
+    max_bytes_per_s: int | None = setting(
+        "Most that all jobs together send in a second; empty: no limit.",
+        default=None,
+        unit="bytes/s",
+        example="12500000",
+        check=between(100_000, 100_000_000_000),
     )
     verification: Verification = setting("How stored instances are checked: none or c-find.", default=Verification.NONE)
     connect_timeout_s: float = setting(

@@ -16,10 +16,7 @@ MAX_ASSOCIATIONS = 8
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A DICOM peer, the time-outs to honour, in seconds, and how its statuses are to be read.
-
-    ``associations`` is the most that one call may open at a time, ``max_bytes_per_s`` the most that one call sends.
-    """
+    """A DICOM peer, the time-outs to honour, in seconds, and how its statuses are to be read."""
 
     host: str
     port: int
@@ -31,8 +28,6 @@ class Endpoint:
     network_timeout_s: float = 60.0
     tls: TlsSettings | None = None
     profile: ArchiveProfile = ArchiveProfile.GENERIC
-    associations: int = 1
-    max_bytes_per_s: int | None = None
 
     @classmethod
     def of(cls, destination: Destination) -> Endpoint:
@@ -48,7 +43,27 @@ class Endpoint:
             network_timeout_s=destination.network_timeout_s,
             tls=destination.dicom_tls,
             profile=destination.profile,
-            associations=min(destination.concurrency, MAX_ASSOCIATIONS),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one job may take of its destination: associations at a time, and bytes per second over all of them.
+
+    ``bytes_per_s`` None: as fast as it goes.
+    """
+
+    associations: int = 1
+    bytes_per_s: float | None = None
+
+    @classmethod
+    def of(cls, destination: Destination, *, running_jobs: int) -> Share:
+        """An equal part of what the destination allows to all of its running jobs together."""
+        jobs = max(1, running_jobs)
+        limit = destination.max_bytes_per_s
+        return cls(
+            associations=min(max(1, destination.concurrency // jobs), MAX_ASSOCIATIONS),
+            bytes_per_s=None if limit is None else limit / jobs,
         )
 
 

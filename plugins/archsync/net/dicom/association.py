@@ -87,11 +87,10 @@ class PeerAssociation:
         negotiated = self._negotiated
         return sop_class_uid in negotiated.refused_classes and sop_class_uid not in negotiated.accepted
 
-    def new_buffer(self, pace: Pace | None) -> FragmentBuffer:
+    def new_buffer(self, pace: Pace) -> FragmentBuffer:
         """Memory that data sets for this peer go out of, from now on at the pace given."""
         self._pace = pace
-        chunk_bytes = CHUNK_BYTES if pace is None else min(CHUNK_BYTES, pace.chunk_bytes)
-        return FragmentBuffer(self._negotiated.maximum_length, chunk_bytes=chunk_bytes)
+        return FragmentBuffer(self._negotiated.maximum_length, chunk_bytes=pace.chunk_bytes(CHUNK_BYTES))
 
     @property
     def is_usable(self) -> bool:

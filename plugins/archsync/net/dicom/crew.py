@@ -1,16 +1,16 @@
-"""Sends a workload over as many associations at a time as the endpoint allows and as pay.
+"""Sends a workload over as many associations at a time as the job's share allows and as pay.
 
 The caller's own thread sends on the first association. Where most of its time goes into waiting for answers (a long
 way, or an archive that works on each instance by itself), a second one in a thread of its own takes from the same
 workload, then two more, then four, as long as that makes the whole faster. The first refusal ("local limit exceeded")
-ends that growth.
+ends that growth. Where the share gets smaller, what is too many ends with the instance in hand.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 
@@ -36,6 +36,13 @@ def send_workload(
 
     Raises as ``store_instances``, after what others had in hand is done.
     """
+    with workload.pace.association():
+        yield from _send_together(endpoint, contexts, workload)
+
+
+def _send_together(
+    endpoint: Endpoint, contexts: Sequence[ProposedContext], workload: Workload
+) -> Iterator[StoreOutcome]:
     crew = _Crew(endpoint, contexts, workload)
     peer = associate(endpoint, contexts)
     failure: Exception | None = None
@@ -68,7 +75,7 @@ class _Crew:
         self._done: SimpleQueue[StoreOutcome | threading.Thread] = SimpleQueue()
         self._threads: set[threading.Thread] = set()
         self._peers: list[PeerAssociation] = []
-        self._is_growing = endpoint.associations > 1
+        self._is_growing = True
         self._is_stopped = False
         self._begun = 0
         self._best_rate = 0.0
@@ -94,14 +101,16 @@ class _Crew:
         rate = self._window_count / elapsed_s
         waiting_share = (first.waited_s - self._window_waited_s) / elapsed_s
         self._window_from, self._window_count, self._window_waited_s = now, 0, first.waited_s
-        size = len(self._threads) + 1
-        if len(self._workload.waiting) < 2 * size or waiting_share < _MIN_WAITING_SHARE:
+        size, allowed = len(self._threads) + 1, self._workload.pace.share.associations
+        if size > allowed:
+            self._best_rate = 0.0  # that of a crew that may not be
+        if size >= allowed or len(self._workload.waiting) < 2 * size or waiting_share < _MIN_WAITING_SHARE:
             return
-        if size >= self._endpoint.associations or rate < self._best_rate * _MIN_GAIN:
+        if rate < self._best_rate * _MIN_GAIN:
             self._is_growing = False
             return
         self._best_rate = rate
-        for _ in range(min(size, self._endpoint.associations - size)):
+        for _ in range(min(size, allowed - size)):
             thread = threading.Thread(target=self._work, name="archsync-association", daemon=True)
             self._threads.add(thread)
             self._begun += 1
@@ -131,23 +140,31 @@ class _Crew:
     def _work(self) -> None:
         """Send on one more association until nothing is left."""
         try:
-            try:
-                peer = associate(self._endpoint, self._contexts)
-            except ArchsyncError:
-                self._is_growing = False  # it allows no more; the first goes on
-                return
-            self._peers.append(peer)
-            try:
-                if not self._is_stopped:
-                    for outcome in Sender(self._endpoint, peer, self._workload).outcomes():
-                        self._done.put(outcome)
-            finally:
-                peer.close()
+            with self._workload.pace.association() as is_surplus:
+                self._work_until(is_surplus)
         except Exception as exc:  # noqa: BLE001 - raised again by the thread that asked for the work
             self.failure = self.failure or exc
             self._workload.waiting.clear()
         finally:
             self._done.put(threading.current_thread())
+
+    def _work_until(self, is_surplus: Callable[[], bool]) -> None:
+        try:
+            peer = associate(self._endpoint, self._contexts)
+        except ArchsyncError:
+            self._is_growing = False  # it allows no more; the first goes on
+            return
+        self._peers.append(peer)
+        try:
+            if self._is_stopped:
+                return
+            sender = Sender(self._endpoint, peer, self._workload)
+            for outcome in sender.outcomes():
+                self._done.put(outcome)
+                if is_surplus():
+                    sender.dismiss()
+        finally:
+            peer.close()
 
     def stop(self) -> None:
         """End what is still going on, at once."""

@@ -37,7 +37,7 @@ class Workload:
 
     pairs: frozenset[Pair]
     waiting: deque[OutgoingInstance]
-    pace: Pace | None = None
+    pace: Pace
     put_aside: list[OutgoingInstance] = field(default_factory=list)
 
     def take(self) -> OutgoingInstance | None:
@@ -69,8 +69,13 @@ class Sender:
         self._ahead: OpenInstance | None = None
         self._loaded: _Message | None = None  # what the buffer holds of the one ahead
         self._refused: list[StoreOutcome] = []
+        self._is_dismissed = False
         self.waited_s = 0.0
         """Time spent on nothing but waiting for answers."""
+
+    def dismiss(self) -> None:
+        """Take up nothing more: ``outcomes`` ends with what is in hand, and leaves the rest in the workload."""
+        self._is_dismissed = True
 
     def outcomes(self) -> Iterator[StoreOutcome]:
         """Send until the workload is empty or the association can't be used any more, with nothing lost.
@@ -82,6 +87,8 @@ class Sender:
             self._open_next()
             while True:
                 yield from self._take_refused()
+                if self._is_dismissed:
+                    return
                 current, self._ahead = self._ahead, None
                 if current is None:
                     return

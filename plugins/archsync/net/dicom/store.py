@@ -2,6 +2,7 @@
 
     store.py        which contexts for which instances
     crew.py         how many associations at a time
+    pace.py         the share of the destination that all of them keep to
     sending.py      one association's instances, one after the other
     opened.py       a file: opened once, read once (scan.py, or part10.py for what is odd), checked
     opening.py      connection, TLS, negotiation, and why one of them failed
@@ -21,7 +22,7 @@ from collections.abc import Generator, Sequence
 from pydicom.uid import UID
 
 from archsync.core.contexts import FALLBACK_SYNTAXES, MAX_CONTEXTS, ProposedContext, plan_associations
-from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
+from archsync.core.transfer import Endpoint, OutgoingInstance, Share, StoreOutcome, StoreResult
 from archsync.errors import InvalidInput, PeerUnavailable
 from archsync.net.dicom.crew import send_workload
 from archsync.net.dicom.opened import open_instance
@@ -38,11 +39,13 @@ _PATIENCE = 3
 _VERIFICATION_CONTEXT = ProposedContext(VERIFICATION, FALLBACK_SYNTAXES)
 
 
-def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -> Generator[StoreOutcome, None, None]:
+def store_instances(
+    endpoint: Endpoint, instances: Sequence[OutgoingInstance], pace: Pace | None = None
+) -> Generator[StoreOutcome, None, None]:
     """Send instances, yielding the outcome of each as soon as it is final, in the order in which that happens.
 
     One association serves all, one after the other more where SOP classes and transfer syntaxes need over 128 contexts
-    or are not what the platform says, and several at a time where the endpoint allows that and it pays. Instances whose
+    or are not what the platform says, and several at a time where ``pace`` allows that and it pays. Instances whose
     file can't be sent are ``REFUSED``; the rest goes on. A file that says what the archive is to have, or is not to be
     fitted, goes out as it is; of any other a corrected copy. That goes byte for byte when the peer takes its transfer
     syntax, else re-encoded without loss. Closing the generator ends the associations. A second call with the same
@@ -56,7 +59,7 @@ def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -
         ConfigurationError: an AE title or a TLS file can't be used.
     """
     pending = deque(instances)
-    pace = Pace(endpoint.max_bytes_per_s) if endpoint.max_bytes_per_s else None
+    pace = pace or Pace(Share())
     busy_in_a_row = 0
     while pending:
         instance = pending[0]
@@ -67,8 +70,7 @@ def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -
             yield refused(instance, exc)
             continue
         opened.close()
-        contexts, workload = _plan(pending, (opened.facts.sop_class_uid, opened.facts.transfer_syntax_uid))
-        workload.pace = pace
+        contexts, workload = _plan(pending, (opened.facts.sop_class_uid, opened.facts.transfer_syntax_uid), pace)
         for outcome in send_workload(endpoint, contexts, workload):
             yield outcome
             busy_in_a_row = busy_in_a_row + 1 if outcome.result is StoreResult.BUSY else 0
@@ -81,7 +83,7 @@ def store_instances(endpoint: Endpoint, instances: Sequence[OutgoingInstance]) -
         pending.extendleft(reversed([*workload.waiting, *workload.put_aside]))
 
 
-def _plan(pending: deque[OutgoingInstance], first: Pair) -> tuple[tuple[ProposedContext, ...], Workload]:
+def _plan(pending: deque[OutgoingInstance], first: Pair, pace: Pace) -> tuple[tuple[ProposedContext, ...], Workload]:
     """What to propose for the instances at hand, of which ``first`` is known; takes those that it covers out."""
     instances = list(pending)
     claimed = [(instance.sop_class_uid, instance.transfer_syntax_uid) for instance in instances]
@@ -95,5 +97,6 @@ def _plan(pending: deque[OutgoingInstance], first: Pair) -> tuple[tuple[Proposed
     workload = Workload(
         frozenset(pairs[position] for position in plan.positions),
         deque(instances[position] for position in plan.positions),
+        pace,
     )
     return (*plan.contexts, _VERIFICATION_CONTEXT), workload
