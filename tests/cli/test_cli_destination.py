@@ -507,9 +507,11 @@ def test_test_tells_a_destination_that_needs_notes_that_the_archive_takes_none(r
     ct = ("1.2.840.10008.5.1.4.1.1.2",)
     with SimulatedArchive(tmp_path / "archive", rudeness=Rudeness(accept_sop_classes=ct)) as archive:
         archive_destination(run, archive)
-        found = {step["step"]: step for step in run_json("destination", "test", "sim", status=1)}
+        found = {step["step"]: step for step in run_json("destination", "test", "sim")}
         assert found["notes"]["ok"]
         assert "not accepted" in found["notes"]["message"]
+        assert (found["storage"]["state"], found["storage"]["code"]) == ("warning", "sop-class-not-accepted")
+        assert "warning storage      not accepted: MR Image" in run("destination", "test", "sim").stdout
         run("destination", "set", "sim", "supports_iocm=true")
         found = {step["step"]: step for step in run_json("destination", "test", "sim", status=1)}
     assert (found["notes"]["ok"], found["notes"]["code"]) == (False, "notes-not-accepted")

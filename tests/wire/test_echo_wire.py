@@ -40,7 +40,7 @@ def test_a_refused_ae_title_is_named(archive, endpoint):
     *_, last = diagnose(replace(endpoint, called_ae_title="WRONG"))
     assert (last.name, last.ok, last.code) == ("association", False, "called-ae-title-unknown")
     assert "'WRONG'" in last.message
-    assert "Compare the destination's called AE title" in last.message
+    assert last.next_step.startswith("Compare the destination's called AE title")
 
 
 def test_classes_that_are_not_taken_are_named_and_do_not_end_the_diagnosis(archive, endpoint):
@@ -50,6 +50,8 @@ def test_classes_that_are_not_taken_are_named_and_do_not_end_the_diagnosis(archi
     assert "MR Image Storage" in found["storage"].message
     assert "CT Image Storage" not in found["storage"].message
     assert found["find"].ok
+    assert found["storage"].code == "sop-class-not-accepted"
+    assert steps(endpoint, sop_classes=["1.2.840.10008.5.1.4.1.1.4"])[3] == ("storage", False, "no-sop-class-accepted")
     assert steps(endpoint, sop_classes=["1.2.840.10008.5.1.4.1.1.2"])[3] == ("storage", True, "")
 
 

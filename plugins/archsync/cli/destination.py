@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -26,14 +26,11 @@ from archsync.core.destination import Destination
 from archsync.core.naming import PEERS, DagKind, pool_name
 from archsync.core.retry import Health
 from archsync.core.settings import format_value, setting_fields
-from archsync.errors import ArchsyncError
 from archsync.ledger import destinations as store
 from archsync.ledger.database import Ledger
 from archsync.ledger.destinations import DestinationHealth
 from archsync.services import destinations
-
-if TYPE_CHECKING:
-    from archsync.net.dicom.echo import ProbeStep
+from archsync.services.destination_test import StepState, TriedStep, try_destination, where_from
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -240,43 +237,42 @@ def _change(
 def test_destination(site: Site, name: str, as_json: bool) -> None:
     """Try the destination NAME from here, step by step, up to C-ECHO, what it accepts, and its ADT receiver.
 
-    Nothing is stored and no message sent. A destination behind a gateway is reached from there, not from here. Exits
-    with 1 when a step fails.
+    Nothing is stored and no message sent. A destination behind a gateway is reached from there, not from here. A
+    warning is about something the destination can do without. Exits with 1 when a step fails.
     """
     with site.open_ledger() as ledger:
         found = store.get(ledger, name)
-    if found.gateway:
-        click.echo(f"note: jobs of {name} leave through gateway {found.gateway}; this tries it from here", err=True)
-    steps = _try_steps(found)
+    if note := where_from(found):
+        click.echo(f"note: {note}", err=True)
+    # What is not set, or can't be tried any more, says nothing that the other lines do not.
+    steps = (step for step in try_destination(found) if step.state is not StepState.SKIPPED)
     failed = False
     if as_json:
         done = list(steps)
-        failed = any(not step.ok for step in done)
-        write_json({"step": s.name, "ok": s.ok, "code": s.code, "message": s.message} for s in done)
+        failed = any(step.state is StepState.FAILED for step in done)
+        write_json(map(_step_as_json, done))
     else:
         for step in steps:
-            failed = failed or not step.ok
-            click.echo(f"{'ok' if step.ok else 'FAILED':<8}{step.name:<13}{step.message}")
+            failed = failed or step.state is StepState.FAILED
+            said = " ".join(filter(None, [step.detail + ("." if step.next_step else ""), step.next_step]))
+            click.echo(f"{_STATES[step.state]:<8}{step.name:<13}{said}")
     if failed:
         click.get_current_context().exit(1)
 
 
-def _try_steps(found: Destination) -> Iterator[ProbeStep]:
-    # pynetdicom takes half a second that no other command of this module needs.
-    from archsync.core.transfer import Endpoint
-    from archsync.net.dicom.echo import ProbeStep, diagnose
-    from archsync.net.mllp import MllpClient
+_STATES = {StepState.OK: "ok", StepState.WARNING: "warning", StepState.FAILED: "FAILED"}
 
-    yield from diagnose(Endpoint.of(found), needs_notes=found.iocm.supports_iocm)
-    if adt := found.adt:
-        client = MllpClient(adt.host, adt.port, tls=adt.tls, connect_timeout_s=adt.connect_timeout_s)
-        try:
-            with client:
-                client.connect()
-        except ArchsyncError as exc:
-            yield ProbeStep("adt", False, f"{exc.message}. {exc.next_step}", exc.code)
-        else:
-            yield ProbeStep("adt", True, f"{adt.host} port {adt.port} takes connections for ADT messages")
+
+def _step_as_json(step: TriedStep) -> dict[str, Any]:
+    return {
+        "step": step.name,
+        "ok": step.state is not StepState.FAILED,
+        "state": step.state.value,
+        "code": step.code,
+        "message": step.detail,
+        "next_step": step.next_step,
+        "took_ms": step.took_ms,
+    }
 
 
 def _scope(found: Destination) -> str:

@@ -36,12 +36,13 @@ _FIND_CONTEXT = ProposedContext(STUDY_ROOT_FIND, FALLBACK_SYNTAXES)
 
 @dataclass(frozen=True, slots=True)
 class ProbeStep:
-    """One step of a diagnosis. ``code`` is empty when it succeeded, else that of the error."""
+    """One step of a diagnosis. ``code`` is empty when it succeeded, else that of the error; so is ``next_step``."""
 
     name: str
     ok: bool
     message: str
     code: str = ""
+    next_step: str = ""
 
 
 def echo(endpoint: Endpoint) -> None:
@@ -132,6 +133,8 @@ def _storage_step(peer: PeerAssociation, sop_classes: Sequence[str]) -> ProbeSte
     refused = [UID(sop_class).name for sop_class in sop_classes if not _is_accepted(peer, sop_class)]
     if not refused:
         return ProbeStep("storage", True, f"all {len(sop_classes)} common SOP classes are accepted")
+    if len(refused) == len(sop_classes):
+        return ProbeStep("storage", False, "none of the common SOP classes is accepted", "no-sop-class-accepted")
     return ProbeStep("storage", False, f"not accepted: {', '.join(refused)}", "sop-class-not-accepted")
 
 
@@ -147,4 +150,4 @@ def _is_accepted(peer: PeerAssociation, sop_class_uid: str) -> bool:
 
 
 def _failed(name: str, exc: ArchsyncError) -> ProbeStep:
-    return ProbeStep(name, False, f"{exc.message}. {exc.next_step}", exc.code)
+    return ProbeStep(name, False, exc.message, exc.code, exc.next_step)
