@@ -195,6 +195,33 @@ def test_files_may_disagree_on_the_study_that_their_series_lies_in() -> None:
     assert uid_map.find_series(OLD.series_instance_uid) == NEW.series_instance_uid
 
 
+def test_several_former_instances_may_lead_to_one_that_is_sent() -> None:
+    gone, before = uids_for(2), uids_for(3)
+    uid_map = UidMap.of([(OLD, NEW)], former=[(gone, NEW), (before, NEW)])
+
+    assert {uid_map.find_instance(old.sop_instance_uid) for old in (OLD, gone, before)} == {NEW}
+    assert uid_map.find_series(OLD.series_instance_uid) == NEW.series_instance_uid
+    assert uid_map.replaced == {OLD.sop_instance_uid, gone.sop_instance_uid, before.sop_instance_uid}
+    assert uid_map.merge(UidMap.of([], former=[(uids_for(4), NEW)])).find(uids_for(4).sop_instance_uid)
+    assert uid_map.inverse() == UidMap.of([(NEW, OLD)])
+
+
+@pytest.mark.parametrize(
+    ("former", "problem"),
+    [
+        ([(OLD, uids_for(7))], "on the old side twice"),
+        ([(uids_for(2), uids_for(3)), (uids_for(3), uids_for(4))], "would get the UID of another"),
+        ([(NEW, uids_for(3))], "would get the UID of another"),
+        ([(uids_for(2), InstanceUids("1.2.5", NEW.series_instance_uid, "1.2.5.5"))], "would lie in two"),
+    ],
+)
+def test_former_instances_that_contradict_the_others_are_refused(
+    former: list[tuple[InstanceUids, InstanceUids]], problem: str
+) -> None:
+    with pytest.raises(InvalidInput, match=problem):
+        UidMap.of([(OLD, NEW)], former=former)
+
+
 def test_maps_that_contradict_each_other_do_not_merge() -> None:
     with pytest.raises(InvalidInput, match="twice"):
         UidMap.of([(OLD, NEW)]).merge(UidMap.of([(OLD, uids_for(9))]))

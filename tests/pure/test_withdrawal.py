@@ -357,6 +357,16 @@ def test_former_copies_are_those_of_the_row_and_of_the_one_it_replaces():
     assert {c.placed.placement_id for c in copies} == {1, 2}
 
 
+def test_former_copies_are_those_of_every_row_in_a_chain_of_replacements():
+    target = make_study(make_instance(3, "s2", replaces_instance_key="i2"), key="s2", uid="1.9")
+    between = removed(2, replaces_instance_key="i1")
+    held = hold(place(1))
+
+    copies = former_copies(target.instances[0], desire(target, held, related=[(make_study(between), between)]), held)
+
+    assert [c.placed.instance_key for c in copies] == ["i1"]
+
+
 # -- the note first ----------------------------------------------------------------------------------------------------
 
 MOVED_TO_ANN = make_study(make_instance(1), patient=ANN)
