@@ -35,7 +35,7 @@ def test_a_symbolic_link_leads_to_its_file(tmp_path):
     ("location", "code"),
     [
         ("s3://bucket/DOE/1.dcm", "unknown-location-scheme"),
-        ("https://pacs.example/DOE/1.dcm", "unknown-location-scheme"),
+        ("ftp://pacs.example/DOE/1.dcm", "unknown-location-scheme"),
         ("/images/DOE/1.dcm", "unknown-location-scheme"),
         ("", "unknown-location-scheme"),
         ("file://[DOE", "unknown-location-scheme"),

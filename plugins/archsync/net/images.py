@@ -1,6 +1,7 @@
 """Where an instance's bytes are: turns the platform's ``location`` (a URI) into a file that can be read.
 
-Only ``file://`` so far. Object storage and WADO-RS will join :func:`local_image` here; nothing else reads locations.
+``file://`` is that file. Web servers (``http``, ``https``) and object stores (``s3`` and what else Airflow knows) are
+copied to a temporary file by :mod:`archsync.net.remote`. Nothing else reads locations.
 """
 
 from __future__ import annotations
@@ -8,11 +9,73 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from threading import Event
 from urllib.parse import unquote, urlsplit
 
 from archsync.errors import InvalidInput
+from archsync.net.remote import access
+from archsync.net.remote.copying import (
+    Interrupted,
+    NotServed,
+    RemoteImage,
+    copy_image,
+    descriptor_path,
+    explained,
+)
 
 _PLAIN = "file:///"
+_WEB = ("http", "https")
+
+
+def is_readable(location: str) -> bool:
+    """True if there is a way to read locations of this scheme."""
+    scheme = _scheme(location)
+    return scheme in ("file", *_WEB) or access.current().knows(scheme)
+
+
+def is_remote(location: str) -> bool:
+    """True if reading this location needs a copy."""
+    return not location.startswith(_PLAIN) and _scheme(location) != "file" and is_readable(location)
+
+
+def _scheme(location: str) -> str:
+    scheme, separator, _ = location.partition("://")
+    return scheme.lower() if separator else ""
+
+
+def image_size_bytes(location: str, *, sop_instance_uid: str) -> int | None:
+    """How long the image behind ``location`` is, None where its source does not say. Raises as :func:`open_image`."""
+    if is_remote(location):
+        try:
+            return _remote_image(location).size_bytes()
+        except (NotServed, Interrupted) as exc:
+            raise explained(exc, sop_instance_uid) from None
+    return local_image(location, sop_instance_uid=sop_instance_uid).stat().st_size
+
+
+def copy_remote(location: str, *, sop_instance_uid: str, stopped: Event | None = None) -> int:
+    """The descriptor of a copy of a remote image; the caller closes it.
+
+    Raises:
+        InvalidInput, PeerUnavailable, Stopped: as :func:`~archsync.net.remote.copying.copy_image`; and of the location
+            ``location-with-password``, ``connection-missing``, ``image-connection-mismatch``.
+    """
+    try:
+        image = _remote_image(location)
+    except (NotServed, Interrupted) as exc:
+        raise explained(exc, sop_instance_uid) from None
+    return copy_image(image, sop_instance_uid=sop_instance_uid, stopped=stopped)
+
+
+def _remote_image(location: str) -> RemoteImage:
+    # What is imported costs some megabytes, which those who have files only should not pay.
+    if _scheme(location) in _WEB:
+        from archsync.net.remote.web import WebImage
+
+        return WebImage(location)
+    from archsync.net.remote.objects import StoredObject
+
+    return StoredObject(location)
 
 
 def local_image(location: str, *, sop_instance_uid: str) -> Path:
@@ -32,9 +95,10 @@ def local_image(location: str, *, sop_instance_uid: str) -> Path:
     if parts.scheme != "file":
         scheme = f"scheme {parts.scheme!r}" if parts.scheme else "no scheme"
         raise InvalidInput(
-            f"instance {sop_instance_uid}: its location has {scheme}; only file:// is known",
+            f"instance {sop_instance_uid}: its location has {scheme}, which can't be read here",
             code="unknown-location-scheme",
-            next_step="Correct the column `location` of the platform's instance view.",
+            next_step="Correct the column `location` of the platform's instance view: file://, http:// or https://."
+            " Object stores (s3:// and others) need their Airflow provider on the sending machine.",
         )
     if parts.netloc not in ("", "localhost"):
         raise InvalidInput(
@@ -63,7 +127,15 @@ def local_image(location: str, *, sop_instance_uid: str) -> Path:
 
 
 def open_image(location: str, *, sop_instance_uid: str) -> tuple[Path, int]:
-    """The file behind ``location`` and a descriptor of it, open for reading. Raises as :func:`local_image`."""
+    """The file behind ``location`` and a descriptor of it, open for reading, which the caller closes.
+
+    Of a remote image it is a copy without a name; the path is good while the descriptor is open.
+
+    Raises as :func:`local_image`, or for a remote image as :func:`copy_remote`.
+    """
+    if is_remote(location):
+        descriptor = copy_remote(location, sop_instance_uid=sop_instance_uid)
+        return descriptor_path(descriptor), descriptor
     if location.startswith(_PLAIN) and "%" not in location:
         path = Path(location.removeprefix("file://"))  # the common case, without taking the URI apart
     else:

@@ -11,6 +11,7 @@ from archsync.net.dicom.fitting import check_uids
 from archsync.net.dicom.part10 import FileFacts, read_facts
 from archsync.net.dicom.scan import scan_facts
 from archsync.net.images import open_image
+from archsync.net.remote.ahead import ImagesAhead
 
 
 @dataclass(slots=True)
@@ -28,15 +29,19 @@ class OpenInstance:
             self.descriptor = -1
 
 
-def open_instance(instance: OutgoingInstance) -> OpenInstance:
-    """Open an instance's file and see that it is the one that is meant, and whole.
+def open_instance(instance: OutgoingInstance, ahead: ImagesAhead | None = None) -> OpenInstance:
+    """Open an instance's file, which may have been copied ``ahead``, and see that it is the one meant, and whole.
 
     Raises:
         InvalidInput: the file is missing, unreadable, not DICOM or cut short, or its UIDs are not the row's. Study and
             series may be others if the instance is to be fitted.
+        PeerUnavailable: a remote image can't be had now; later it may.
     """
     uid = instance.uid_in_file
-    path, descriptor = open_image(instance.location, sop_instance_uid=uid)
+    if ahead is None:
+        path, descriptor = open_image(instance.location, sop_instance_uid=uid)
+    else:
+        path, descriptor = ahead.open(instance)
     try:
         try:
             facts = scan_facts(path, descriptor) or read_facts(path, sop_instance_uid=uid)
