@@ -63,8 +63,21 @@ def test_what_was_stored_is_held_as_that_archive_knows_it(ledger, destination, m
     } == {p.instance_key: (True, False, None) for p in placed[:3]}
     details = holdings.instances_of_study(ledger, destination.destination_id, "1.2.1")
     assert [d.store_status for d in details] == [0xB000] * 3
-    (total,) = holdings.listing(ledger, destination.destination_id)
+    (total,), _ = holdings.listing(ledger, destination.destination_id)
     assert (total.study_key, total.instances, total.verified, total.rejected) == ("s1", 3, 0, 0)
+
+
+def test_studies_come_in_pages_last_archived_first(ledger, destination, make_study, place, store):
+    keys = [f"s{n}" for n in range(1, 6)]
+    for key in keys:
+        store(destination, place(make_study(key, instances=3)))
+    seen: list[str] = []
+    before, pages = None, 0
+    while before is not None or not pages:
+        page, before = holdings.listing(ledger, destination.destination_id, before=before, limit=2)
+        seen += [study.study_key for study in page]
+        pages += 1
+    assert (seen, pages) == (keys[::-1], 3)
 
 
 def test_what_was_only_offered_is_not_claimed(ledger, destination, make_study, place):
@@ -73,7 +86,7 @@ def test_what_was_only_offered_is_not_claimed(ledger, destination, make_study, p
 
     (offered,) = held(ledger, destination, placed).values()
     assert not offered.is_stored
-    assert holdings.listing(ledger, destination.destination_id) == []
+    assert holdings.listing(ledger, destination.destination_id) == ([], None)
     assert holdings.instances_of_study(ledger, destination.destination_id, "1.2.1") == []
 
 
@@ -326,7 +339,8 @@ def test_questions_go_by_index_and_rows_are_narrow(ledger, many, sql, capsys, po
         "placements": {"study_keys": keys, "instance_keys": ["1000001001", "1000002001"]},
         "held": {"placement_ids": ids, "destination_ids": [first]},
         "instances_of_study": {"destination_id": first, "study_instance_uid": uid},
-        "listing": {"destination_id": first, "study_instance_uid": uid, "rejected_only": False, "limit": 10},
+        "latest_studies": {"destination_id": first, "rejected_only": False, "before": None, "limit": 10},
+        "totals": {"destination_id": first, "study_keys": keys},
         "forget": {"destination_id": first, "placement_ids": ids},
         "mark_verified": {"destination_id": first, "placement_ids": ids},
         "bound_series": {"uids": [uid + ".1"]},

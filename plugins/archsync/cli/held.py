@@ -31,11 +31,11 @@ def held(site: Site, name: str, study_instance_uid: str | None, rejected_only: b
             instances = holdings.instances_of_study(ledger, destination_id, study_instance_uid)
             _write_instances([i for i in instances if i.rejected_at or not rejected_only], nothing, as_json)
         else:
-            studies = holdings.listing(ledger, destination_id, rejected_only=rejected_only, limit=limit)
-            _write_studies(studies, limit, nothing, as_json)
+            studies, following = holdings.listing(ledger, destination_id, rejected_only=rejected_only, limit=limit)
+            _write_studies(studies, nothing, as_json, is_cut=following is not None)
 
 
-def _write_studies(found: list[holdings.HeldStudy], limit: int, nothing: str, as_json: bool) -> None:
+def _write_studies(found: list[holdings.HeldStudy], nothing: str, as_json: bool, *, is_cut: bool) -> None:
     if as_json:
         write_json(map(asdict, found))
         return
@@ -47,8 +47,8 @@ def _write_studies(found: list[holdings.HeldStudy], limit: int, nothing: str, as
         ],
         empty=f"{nothing} that archsync knows of.",
     )
-    if len(found) == limit:
-        click.echo("There may be more: --limit shows them.")
+    if is_cut:
+        click.echo("There are more: --limit shows them.")
 
 
 def _write_instances(found: list[holdings.HeldInstanceDetail], nothing: str, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from archsync.core.destination import Destination
+from archsync.core.job import JobStatus, JobType
 from archsync.core.naming import DagKind, peer_of
 from archsync.core.retry import Health
 from archsync.core.settings import type_value
@@ -144,7 +145,12 @@ class Use:
 
 def use(ledger: Ledger, destination_id: int) -> Use:
     """Say what a destination holds and does."""
-    row = ledger.fetch_one(SQL["use"], {"destination_id": destination_id})
+    wanted = {
+        "destination_id": destination_id,
+        "job_types": [job_type.value for job_type in JobType],
+        "statuses": [status.value for status in JobStatus],
+    }
+    row = ledger.fetch_one(SQL["use"], wanted)
     assert row is not None, "one row of facts"
     return Use(**row)
 

@@ -231,19 +231,29 @@ def listing(
     ledger: Ledger,
     destination_id: int,
     *,
-    study_instance_uid: str | None = None,
     rejected_only: bool = False,
+    before: int | None = None,
     limit: int = 100,
-) -> list[HeldStudy]:
-    """Studies that a destination holds, latest stored first; ``rejected_only``: if notes withdrew any of them."""
+) -> tuple[list[HeldStudy], int | None]:
+    """Up to ``limit`` studies that a destination holds, last archived first; and where the next ones begin, if any.
+
+    ``rejected_only``: only those of which notes withdrew something. ``before``: where the last page ended. A study to
+    which something came later, between others, is named where that lies; on one page it is named once.
+    """
     wanted = {
         "destination_id": destination_id,
-        "study_instance_uid": study_instance_uid,
         "rejected_only": rejected_only,
-        "limit": limit,
+        "before": before,
+        "limit": limit + 1,
     }
-    rows = ledger.fetch_all(SQL["listing"], wanted)
-    return [HeldStudy(**row) for row in rows]
+    found = ledger.fetch_all(SQL["latest_studies"], wanted)
+    following = found[limit]["placement_id"] + 1 if len(found) > limit else None
+    page = list(dict.fromkeys((row["study_key"], row["study_instance_uid"]) for row in found[:limit]))
+    keys = list({study_key for study_key, _ in page})
+    rows = ledger.fetch_all(SQL["totals"], {"destination_id": destination_id, "study_keys": keys})
+    totals = {(row["study_key"], row["study_instance_uid"]): HeldStudy(**row) for row in rows}
+    listed = [totals[key] for key in page if key in totals]
+    return [s for s in listed if s.rejected or not rejected_only], following
 
 
 def instances_of_study(ledger: Ledger, destination_id: int, study_instance_uid: str) -> list[HeldInstanceDetail]:

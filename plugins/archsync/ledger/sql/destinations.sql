@@ -20,8 +20,14 @@ select from destination where destination_id = %(destination_id)s for update;
 
 -- name: use
 -- What ties a destination to the archive it names: what was offered there, acknowledged or not, its jobs, running ones.
+-- Asked status by status, which an index answers: a destination without jobs would have all jobs looked at.
 select exists (select from held_instance where destination_id = %(destination_id)s) as holds_instances,
-       exists (select from job where destination_id = %(destination_id)s) as has_jobs,
+       exists (select from unnest(%(job_types)s::text[]) as t (job_type)
+               cross join unnest(%(statuses)s::text[]) as s (status)
+               cross join lateral (
+                   select from job j
+                   where j.status = s.status and j.job_type = t.job_type and j.destination_id = %(destination_id)s
+                   order by j.created_at, j.job_id limit 1) as found) as has_jobs,
        exists (select from job where destination_id = %(destination_id)s and status = 'running') as has_running_jobs;
 
 -- name: delete_notes

@@ -103,18 +103,36 @@ on conflict do nothing;
 insert into dependant (placement_id, decision) select unnest(%(placement_ids)s::bigint[]), %(decision)s
 on conflict (placement_id) do update set decision = excluded.decision, decided_at = now();
 
--- name: listing
--- What a destination holds, per study: instances, verified ones, those that a note withdrew, last stored.
+-- name: latest_studies
+-- Up to so many studies that a destination holds something of, or of which a note withdrew something there: those first in
+-- whose last instance was last given its place, before a placement where one is given. One step a study, along the placements.
+with recursive walk as (
+    (select h.placement_id, s.study_instance_uid, s.study_key, 1 as step
+     from held_instance h join placement p using (placement_id) join placed_series s using (placed_series_id)
+     where h.destination_id = %(destination_id)s and h.stored_at is not null
+       and (%(before)s::bigint is null or h.placement_id < %(before)s)
+       and (not %(rejected_only)s or h.rejected_by is not null)
+     order by h.placement_id desc limit 1)
+    union all
+    select next.placement_id, next.study_instance_uid, next.study_key, walk.step + 1
+    from walk cross join lateral (
+        select h.placement_id, s.study_instance_uid, s.study_key
+        from held_instance h join placement p using (placement_id) join placed_series s using (placed_series_id)
+        where h.destination_id = %(destination_id)s and h.stored_at is not null and h.placement_id < walk.placement_id
+          and (s.study_instance_uid, s.study_key) <> (walk.study_instance_uid, walk.study_key)
+          and (not %(rejected_only)s or h.rejected_by is not null)
+        order by h.placement_id desc limit 1) as next
+    where walk.step < %(limit)s)
+select placement_id, study_instance_uid, study_key from walk order by step;
+
+-- name: totals
+-- What a destination holds of some studies, per study: instances, verified ones, those that a note withdrew, last stored.
 select s.study_instance_uid, s.study_key, count(distinct s.series_instance_uid) as series, count(h.stored_at) as instances,
        count(h.verified_at) as verified, count(n.stored_at) as rejected, max(h.stored_at) as last_stored_at
 from placed_series s join placement p using (placed_series_id) join held_instance h using (placement_id)
 left join rejection_note n on n.note_id = h.rejected_by
-where h.destination_id = %(destination_id)s and h.stored_at is not null
-  and (%(study_instance_uid)s::text is null or s.study_instance_uid = %(study_instance_uid)s)
-group by s.study_instance_uid, s.study_key
-having not %(rejected_only)s or count(n.stored_at) > 0
-order by last_stored_at desc
-limit %(limit)s;
+where h.destination_id = %(destination_id)s and h.stored_at is not null and s.study_key = any(%(study_keys)s)
+group by s.study_instance_uid, s.study_key;
 
 -- name: instances_of_study
 -- What a destination holds of one study, instance by instance.
