@@ -2,102 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from archsync.core.adt import CharacterSet, MergeTrigger, UpdateTrigger
-from archsync.core.identity import HeldPatient
+from archsync.core.adt import CharacterSet, MergeTrigger, PriorIdentifier, UpdateTrigger
 from archsync.core.job import AdtChange, JobStatus, JobType, WaitReason
 from archsync.core.naming import DagKind
 from archsync.errors import ConfigurationError, InvalidInput
-from archsync.ledger import adt_messages, destinations, jobs, patients
+from archsync.ledger import adt_messages, jobs
 from archsync.ledger.jobs import JobFilter
 from archsync.services import adt, job_control
-from archsync.services.adt import run_adt_job
 from archsync.services.adt_request import request_adt
-from archsync.services.attempt import Ended, Run
-from archsync.simulate.adt_receiver import AdtScript, Hangup, Reply, SimulatedAdtReceiver
-from archsync.simulate.volumes import DemoPatient, VolumeStudy, make_uid, write_volume
+from archsync.simulate.adt_receiver import AdtScript, Hangup, Reply
+from archsync.simulate.volumes import DemoPatient, VolumeStudy, write_volume
 
 MARIA = DemoPatient("PLANTEDMRN1", "CITYMRN", "Plantedname^Maria", date(1950, 1, 2), "F")
 OTTO = DemoPatient("PLANTEDMRN2", "CITYMRN", "Plantedname^Otto", date(1960, 1, 2), "M")
 IDA = DemoPatient("PLANTEDMRN3", "CITYMRN", "Plantedname^Ida", date(1970, 1, 2), "F")
-SETTINGS = {"adt_host": "127.0.0.1", "adt_receiving_application": "VNA", "adt_ack_timeout_s": 5.0, "max_attempts": 4}
-
-
-@dataclass
-class Ward:
-    """The site with an HL7 receiver beside its archive."""
-
-    site: object
-    receiver: SimulatedAdtReceiver
-    studies: dict[str, str] = field(default_factory=dict)
-    runs: int = 0
-
-    def admit(self, patient: DemoPatient, *, facility_id: str = "CITY", study: str = "") -> str:
-        """A study of a patient, archived; gives the patient's key."""
-        uid = make_uid(self.site.folder, patient.patient_id, study)
-        volume = VolumeStudy(uid, "PLANTEDACC", datetime(2026, 1, 5, tzinfo=UTC), "CT", patient)
-        files = list(write_volume(self.site.folder / uid, volume, modality="CT", slices=2, matrix=8))
-        study_key = self.site.pacs.add_study(
-            files,
-            exam_status="Completed",
-            patient=patient,
-            facility_id=facility_id,
-            accession_number=f"PLANTED{uid[-6:]}",
-        )
-        self.archive_all()
-        ((patient_key,),) = self.site.dba("select patient_key::text from pacs.study where study_key = %s", study_key)
-        self.studies[patient_key + study] = study_key
-        return patient_key
-
-    def archive_all(self) -> None:
-        for job_id in self.site.plan():
-            if self.site.job(job_id).job_type in (JobType.ARCHIVE, JobType.DICOM):
-                assert self.site.run(job_id).status is JobStatus.SUCCEEDED
-
-    def plan(self) -> list[int]:
-        """The open adt jobs after a look at the platform."""
-        return [job_id for job_id in self.site.plan() if self.site.job(job_id).job_type is JobType.ADT]
-
-    def run(self, job_id: int, *, later_s: float = 0.0) -> Ended:
-        self.runs += 1
-        run = Run("archsync_adt__vna", f"run{self.runs}", 1)
-        later = timedelta(seconds=later_s)
-        return run_adt_job(self.site.ledger, self.site.platform, job_id, run, clock=lambda: datetime.now(UTC) + later)
-
-    def settle(self) -> None:
-        """Plan and run adt jobs until none is due."""
-        while due := [job_id for job_id in self.plan() if jobs.blocker(self.site.ledger, job_id) is None]:
-            for job_id in due:
-                assert self.run(job_id).status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED)
-
-    def known(self, patient_key: str) -> HeldPatient:
-        destination_id = destinations.get(self.site.ledger, "vna").destination_id
-        return patients.held(self.site.ledger, [destination_id], [patient_key])[destination_id][patient_key]
-
-    def triggers(self) -> list[str]:
-        return [message.trigger for message in self.receiver.received]
-
-    def is_down(self, kind: DagKind) -> bool:
-        destination_id = destinations.get(self.site.ledger, "vna").destination_id
-        return destinations.health(self.site.ledger)[destination_id, kind].health.is_down
-
-    def set(self, **values: object) -> None:
-        """Change settings of the destination, as an administrator would."""
-        current = destinations.get(self.site.ledger, "vna")
-        destinations.update(self.site.ledger, dataclasses.replace(current, **values))
-
-
-@pytest.fixture
-def ward(site) -> Iterator[Ward]:
-    with site.archives[0].make_adt_receiver() as receiver:
-        site.add_destination(adt_port=receiver.address[1], **SETTINGS)
-        yield Ward(site, receiver)
 
 
 def pid(message: bytes, number: int, segment: str = "PID") -> str:
@@ -331,7 +253,11 @@ def test_an_identifier_that_is_somebody_elses_waits_until_they_have_another(ward
 
     assert ward.run(planned[otto]).status is JobStatus.SUCCEEDED
     assert jobs.blocker(ward.site.ledger, planned[maria]) is None
-    # This receiver keeps what was merged away for ever, as dcm4chee does, and says so.
+    # This receiver keeps what was merged away for ever, as dcm4chee does.
+    ended = ward.run(planned[maria])
+    assert (ended.status, ended.code) == (JobStatus.FAILED, "adt-identifier-taken")
+    assert ward.triggers() == ["A40"]
+    ward.set(adt_prior_identifier=PriorIdentifier.FREED)  # it was a mistake to say so
     ended = ward.run(planned[maria])
     assert (ended.status, ended.code) == (JobStatus.FAILED, "adt-merge-unclear")
 
@@ -647,29 +573,29 @@ def test_a_message_is_shown_with_the_patient_masked_and_plain_only_with_an_audit
 # -- asked for ---------------------------------------------------------------------------------------------------------
 
 
-def ask(ward, **who: str) -> int | None:
+def ask(ward, study_instance_uid: str) -> int | None:
     return request_adt(
-        ward.site.platform, ward.site.ledger, destination="vna", requested_by="me", now=datetime.now(UTC), **who
+        ward.site.platform,
+        ward.site.ledger,
+        destination="vna",
+        study_instance_uid=study_instance_uid,
+        requested_by="me",
+        now=datetime.now(UTC),
     )
 
 
-@pytest.mark.parametrize("by", ["study", "identifier"])
-def test_asking_for_a_patient_gives_one_job_after_the_other_until_the_archive_knows_all(ward, by):
+def test_asking_for_a_patient_gives_one_job_after_the_other_until_the_archive_knows_all(ward):
     maria = ward.admit(MARIA)
     ward.site.pacs.correct_name(maria, "Plantedname^Mary")
     ward.site.pacs.change_mrn(maria, "PLANTEDNEW")
-    who = (
-        {"study_instance_uid": ward.site.study_uid(ward.studies[maria])}
-        if by == "study"
-        else {"patient_id": "PLANTEDNEW", "issuer_of_patient_id": "CITYMRN"}
-    )
-    first = ask(ward, **who)
-    assert ask(ward, **who) == first
+    uid = ward.site.study_uid(ward.studies[maria])
+    first = ask(ward, uid)
+    assert ask(ward, uid) == first
     assert ward.site.job(first).requested_by == "me"
     assert ward.run(first).status is JobStatus.SUCCEEDED
-    second = ask(ward, **who)
+    second = ask(ward, uid)
     assert ward.run(second).status is JobStatus.SUCCEEDED
-    assert ask(ward, **who) is None
+    assert ask(ward, uid) is None
     assert ward.triggers() == ["A40", "A08"]
     assert ward.plan() == []
 
@@ -680,19 +606,16 @@ def test_asking_takes_a_cancellation_back(ward):
     (job_id,) = ward.plan()
     job_control.cancel(ward.site.ledger, job_id, actor="admin", reason="not now")
     uid = ward.site.study_uid(ward.studies[maria])
-    assert ask(ward, study_instance_uid=uid) == job_id
+    assert ask(ward, uid) == job_id
     assert ward.run(job_id).status is JobStatus.SUCCEEDED
 
 
-def test_asking_for_nobody_or_nowhere_says_what_is_wrong(ward):
-    ward.admit(MARIA)
-    with pytest.raises(InvalidInput) as nobody:
-        ask(ward, patient_id="PLANTEDNOBODY")
-    assert nobody.value.code == "unknown-patient"
-    assert "PLANTED" not in nobody.value.message
-    with pytest.raises(InvalidInput):
-        ask(ward)
+def test_asking_for_an_unknown_study_or_where_no_messages_go_says_what_is_wrong(ward):
+    maria = ward.admit(MARIA)
+    with pytest.raises(InvalidInput) as nothing:
+        ask(ward, "1.2.3")
+    assert nothing.value.code == "unknown-study"
     ward.set(adt_host=None)
     with pytest.raises(ConfigurationError) as nowhere:
-        ask(ward, patient_id="PLANTEDMRN1")
+        ask(ward, ward.site.study_uid(ward.studies[maria]))
     assert nowhere.value.code == "adt-not-configured"

@@ -122,14 +122,6 @@ class Queries:
         """Patients, all columns."""
         return self._rows_where(cursor, PATIENT, "patient_key", keys, _columns(PATIENT, "v"))
 
-    def patient_keys_where(self, patient_id: str, issuer_of_patient_id: str | None) -> Query:
-        """The keys of patients with an identifier; without an issuer, of any."""
-        query = sql.SQL(
-            "select v.patient_key::text from {} v where v.patient_id = %s"
-            " and (%s::text is null or v.issuer_of_patient_id = %s)"
-        ).format(self.view(PATIENT))
-        return query, [patient_id, issuer_of_patient_id, issuer_of_patient_id]
-
     def merges_of(self, cursor: Cursor, keys: Sequence[str]) -> Query:
         """Into which patient each of those was merged, if any."""
         return self._rows_where(cursor, PATIENT, "patient_key", keys, _texts("patient_key", "merged_into_patient_key"))

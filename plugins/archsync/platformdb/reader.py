@@ -290,23 +290,6 @@ class Platform:
             cursor.execute(*self.queries.study_keys_where(**given))
             return tuple(key for (key,) in cursor.fetchall())
 
-    def find_studies_of(
-        self, patient_id: str, issuer_of_patient_id: str | None = None, *, limit: int = 1_000
-    ) -> tuple[str, ...]:
-        """Find the studies of whoever has an identifier, and of all whom merges connect with them; ``limit`` at most.
-
-        Raises:
-            InvalidInput: nobody has it (``unknown-patient``).
-        """
-        with self.session.transaction() as cursor:
-            cursor.execute(*self.queries.patient_keys_where(patient_id, issuer_of_patient_id))
-            found = [key for (key,) in cursor.fetchall()]
-            if not found:
-                raise InvalidInput("the platform has no patient with this identifier", code="unknown-patient")
-            relatives = sorted(fetch_relatives(cursor, self.queries, found))
-            cursor.execute(*self.queries.studies_of_patients(cursor, relatives, limit))
-            return tuple(key for (key,) in cursor.fetchall())
-
     def iterate_study_keys(self, after: str | None = None, limit: int = 1000) -> tuple[str, ...]:
         """The next ``limit`` study keys after ``after``, in the order of the site's key type; empty at the end."""
         with self.session.transaction() as cursor:

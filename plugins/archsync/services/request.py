@@ -13,6 +13,21 @@ from archsync.platformdb.reader import Platform
 from archsync.services.comparison import compare_one
 
 
+def find_study(platform: Platform, study_instance_uid: str) -> str:
+    """Find the key of the one study with a UID.
+
+    Raises:
+        InvalidInput: the platform has no such study, or several.
+    """
+    study_keys = platform.find_study_keys(study_instance_uid=study_instance_uid)
+    if len(study_keys) != 1:
+        what = "no study" if not study_keys else f"{len(study_keys)} studies"
+        raise InvalidInput(
+            f"the platform has {what} with Study Instance UID {study_instance_uid}", code="unknown-study"
+        )
+    return study_keys[0]
+
+
 def request_study(
     platform: Platform, ledger: Ledger, *, destination: str, study_instance_uid: str, requested_by: str, now: datetime
 ) -> int | None:
@@ -26,14 +41,9 @@ def request_study(
     """
     target = destinations.get(ledger, destination)
     assert target.destination_id is not None, "read from the ledger"
-    study_keys = platform.find_study_keys(study_instance_uid=study_instance_uid)
-    if len(study_keys) != 1:
-        what = "no study" if not study_keys else f"{len(study_keys)} studies"
-        raise InvalidInput(
-            f"the platform has {what} with Study Instance UID {study_instance_uid}", code="unknown-study"
-        )
+    study_key = find_study(platform, study_instance_uid)
     with ledger.transaction():
-        compared = compare_one(platform, ledger, study_keys[0], target)
+        compared = compare_one(platform, ledger, study_key, target)
         if compared is None or not compared.desired.instances:
             raise InvalidInput(
                 f"the platform has no instances of study {study_instance_uid}", code="study-without-instances"
