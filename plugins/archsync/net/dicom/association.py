@@ -37,7 +37,7 @@ from archsync.messages.dul import (
     encode_fragments,
     max_fragment_bytes,
 )
-from archsync.net.dicom.fragments import CHUNK_BYTES, FragmentBuffer, SourceChanged
+from archsync.net.dicom.fragments import CHUNK_BYTES, FragmentBuffer, SourceFailed
 from archsync.net.dicom.negotiation import Negotiated
 from archsync.net.dicom.pace import Pace
 from archsync.net.dicom.transport import (
@@ -135,7 +135,7 @@ class PeerAssociation:
 
         Raises:
             PeerUnavailable: ``association-lost``: the peer ended the association before.
-            SourceChanged, OSError: the data set can't be read to its end. The association is over: A-ABORT.
+            SourceFailed, OSError: the data set can't be read to its end. The association is over: A-ABORT.
         """
         self._begin(C_STORE_RQ)
         command = encode_request(
@@ -178,8 +178,8 @@ class PeerAssociation:
             self._is_torn = False
             try:
                 chunk = next(chunks, None)
-            except (SourceChanged, OSError):
-                self._loss, self._ended_by_us = "the file changed while it was being sent", True
+            except (SourceFailed, OSError):
+                self._loss, self._ended_by_us = "the data set could not be read to its end", True
                 self.close()
                 raise
             if chunk is not None:

@@ -31,8 +31,12 @@ MIN_PDU_BYTES = 256
 """Shortest maximum length a peer may announce: below, commands alone would take several PDUs."""
 
 
-class SourceChanged(Exception):
-    """The data set can't be read to the end it had when it was looked at."""
+class SourceFailed(Exception):
+    """The data set can't be had to its end."""
+
+
+class SourceChanged(SourceFailed):
+    """It ends before the end it had when it was looked at."""
 
 
 class Source(Protocol):
@@ -41,7 +45,10 @@ class Source(Protocol):
     def read_into(self, buffers: Sequence[memoryview], position: int) -> int:
         """Fill the buffers, one after the other, from ``position`` of the data set on; gives the number of bytes.
 
-        Fewer than fit only at the end. OSError: it can't be read.
+        Fewer than fit only at the end, or where the rest is not there yet; none: the end.
+
+        Raises:
+            SourceFailed, OSError: it can't be read.
         """
 
 
@@ -55,22 +62,6 @@ class FileSource:
     def read_into(self, buffers: Sequence[memoryview], position: int) -> int:
         """See :class:`Source`."""
         return os.preadv(self._descriptor, buffers, self._offset + position)
-
-
-class MemorySource:
-    """A data set in memory."""
-
-    def __init__(self, data_set: bytes) -> None:
-        self._data_set = memoryview(data_set)
-
-    def read_into(self, buffers: Sequence[memoryview], position: int) -> int:
-        """See :class:`Source`."""
-        start = position
-        for buffer in buffers:
-            piece = self._data_set[position : position + len(buffer)]
-            buffer[: len(piece)] = piece
-            position += len(piece)
-        return position - start
 
 
 class FragmentBuffer:
@@ -87,14 +78,14 @@ class FragmentBuffer:
         self._altered: int | None = None  # where a head differs from the others
         starts = range(_COMMAND_ROOM + _HEAD_BYTES, len(self._bytes), self._step)
         self._fragments = [self._view[start : start + self._fragment_bytes] for start in starts]
-        self._source: Source = MemorySource(b"")
+        self._source: Source
         self._position = self._size = self._end = 0
 
     def begin(self, source: Source, size_bytes: int, context_id: int) -> None:
         """Load the beginning of a data set. An odd one is made even by a zero byte (PS3.8 9.3.5.1).
 
         Raises:
-            SourceChanged, OSError: as ``chunks``.
+            SourceFailed, OSError: as ``chunks``.
         """
         if context_id != self._context_id:
             self._context_id = context_id
@@ -110,7 +101,7 @@ class FragmentBuffer:
         next is asked for.
 
         Raises:
-            SourceChanged: the source ends early.
+            SourceFailed: the source ends early (SourceChanged) or fails.
             OSError: the source can't be read.
         """
         pdus = encode_fragments(self._context_id, command, is_command=True, fragment_bytes=self._fragment_bytes)
@@ -154,7 +145,7 @@ class FragmentBuffer:
         return buffers
 
     def _read_rest(self, buffers: list[memoryview], got: int, wanted: int) -> None:
-        """Go on after a short read, which some file systems give in the middle of a file."""
+        """Go on after a short read: some file systems give one in the middle of a file, and what is being made may."""
         while got < wanted:
             skip, rest = got, []
             for buffer in buffers:

@@ -19,6 +19,7 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 
 from archsync.errors import InvalidInput
+from archsync.net.dicom.inflated import CutShort, open_inflated
 from archsync.net.dicom.patient_header import PatientHeader
 
 IMPLICIT_LITTLE = "1.2.840.10008.1.2"
@@ -121,11 +122,17 @@ def _read(path: Path, stream: BinaryIO) -> FileFacts:
     values: dict[int, bytes] = {}
     try:
         if syntax == DEFLATED_LITTLE:
-            inflated = _inflate(stream.read())
-            walker = _Walker(io.BytesIO(inflated), len(inflated), EXPLICIT_LITTLE, values)
+            inflated = open_inflated(stream, offset)
+            inflated_size = inflated.seek(0, io.SEEK_END)
+            inflated.seek(0)
+            walker = _Walker(inflated, inflated_size, EXPLICIT_LITTLE, values)
         else:
             walker = _Walker(stream, size, syntax, values)
         walker.walk()
+    except CutShort as exc:
+        raise _Truncated from exc
+    except zlib.error as exc:
+        raise _Malformed("its deflated data set can't be inflated") from exc
     except _Malformed:
         values = _read_with_pydicom(path)
     missing = [name for tag, name in ((SOP_CLASS, "SOP Class UID"), (SOP_INSTANCE, "SOP Instance UID"))
@@ -191,17 +198,6 @@ def _guess_syntax(stream: BinaryIO, offset: int) -> str:
     if head[4:6] not in LONG_VRS | SHORT_VRS:
         return IMPLICIT_LITTLE
     return EXPLICIT_BIG if head[:2] == b"\x00\x08" else EXPLICIT_LITTLE
-
-
-def _inflate(deflated: bytes) -> bytes:
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)  # a raw stream, PS3.5 A.5
-    try:
-        inflated = inflater.decompress(deflated)
-    except zlib.error as exc:
-        raise _Malformed("its deflated data set can't be inflated") from exc
-    if not inflater.eof:
-        raise _Truncated
-    return inflated
 
 
 def _read_with_pydicom(path: Path) -> dict[int, bytes]:

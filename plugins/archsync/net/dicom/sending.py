@@ -1,7 +1,7 @@
 """Sends instances over one association, one after the other, and says what came of each.
 
 While the peer works on an instance, the next file is opened, checked and its beginning read, so that it leaves as soon
-as the answer is there. What needs work of its own (a corrected copy, re-encoding) is not made ahead.
+as the answer is there, or its re-encoding is begun (reencoder.py). Corrected copies are not made ahead.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -20,11 +20,11 @@ from archsync.errors import DestinationMisconfigured, InvalidInput, OutcomeUnkno
 from archsync.messages.store_status import describe_store_status, explain_store_status
 from archsync.net.dicom.association import PeerAssociation
 from archsync.net.dicom.fitting import corrected_copy, fits
-from archsync.net.dicom.fragments import FileSource, MemorySource, Source, SourceChanged
+from archsync.net.dicom.fragments import FileSource, SourceChanged
 from archsync.net.dicom.opened import OpenInstance, open_instance, unreadable
 from archsync.net.dicom.pace import Pace
 from archsync.net.dicom.part10 import FileFacts
-from archsync.net.dicom.reencode import reencode, uid_name
+from archsync.net.dicom.reencoder import Reencoder, ReencodingFailed, not_reencodable, uid_name
 from archsync.net.dicom.transport import where
 
 Pair = tuple[str, str]
@@ -68,6 +68,7 @@ class Sender:
         self._buffer = peer.new_buffer(workload.pace)
         self._ahead: OpenInstance | None = None
         self._loaded: _Message | None = None  # what the buffer holds of the one ahead
+        self._reencoder = Reencoder()
         self._refused: list[StoreOutcome] = []
         self._is_dismissed = False
         self.waited_s = 0.0
@@ -102,6 +103,7 @@ class Sender:
                     yield from self._take_refused()
                     return
         finally:
+            self._reencoder.close()
             if self._ahead is not None:
                 self._ahead.close()
                 self._workload.waiting.appendleft(self._ahead.instance)
@@ -126,17 +128,28 @@ class Sender:
                 self._workload.put_aside.append(instance)
                 continue
             self._ahead = opened
-            if context_id is not None and fits(instance, opened.facts):
+            if not fits(instance, opened.facts):
+                continue
+            if context_id is not None:
                 try:
-                    self._loaded = self._load_file(
-                        opened.facts, FileSource(opened.descriptor, opened.facts.data_set_offset), context_id
-                    )
+                    self._loaded = self._load_file(opened.facts, opened.descriptor, context_id)
                 except (SourceChanged, OSError):
                     self._loaded = None  # looked at again when its turn comes
+            else:
+                with suppress(InvalidInput):  # said when its turn comes
+                    self._reencoder.begin(opened.facts, opened.descriptor, self._fallback(opened.facts)[0])
 
-    def _load_file(self, facts: FileFacts, source: Source, context_id: int) -> _Message:
-        self._buffer.begin(source, facts.data_set_bytes, context_id)
+    def _load_file(self, facts: FileFacts, descriptor: int, context_id: int) -> _Message:
+        self._buffer.begin(FileSource(descriptor, facts.data_set_offset), facts.data_set_bytes, context_id)
         return _Message(facts, facts.transfer_syntax_uid, _even(facts.data_set_bytes))
+
+    def _load_reencoded(self, facts: FileFacts, descriptor: int, syntax: str, context_id: int) -> _Message:
+        source = self._reencoder.open(facts, descriptor, syntax)
+        try:
+            self._buffer.begin(source, source.size_bytes, context_id)
+        except ReencodingFailed:
+            raise not_reencodable(facts, syntax, _NOT_TO_THE_END) from None
+        return _Message(facts, syntax, source.size_bytes)
 
     # -- one instance ------------------------------------------------------------------------------------------------
 
@@ -153,6 +166,8 @@ class Sender:
             facts = message.facts
             try:
                 self._peer.store(facts.sop_class_uid, facts.sop_instance_uid, self._buffer)
+            except ReencodingFailed:
+                return refused(instance, not_reencodable(facts, message.transfer_syntax_uid, _NOT_TO_THE_END))
             except (SourceChanged, OSError):
                 return self._outcome(instance, message, StoreResult.LIMITED, None, _CHANGED_CODE, _CHANGED)
             if self._peer.is_whole:
@@ -209,14 +224,11 @@ class Sender:
         context_id = self._peer.context_id(facts.sop_class_uid, facts.transfer_syntax_uid)
         try:
             if context_id is not None:
-                source: Source = FileSource(descriptor, facts.data_set_offset)
-                message = self._load_file(facts, source, context_id)
+                message = self._load_file(facts, descriptor, context_id)
             else:
                 syntax, context_id = self._fallback(facts)
-                data_set = reencode(facts, syntax)
+                message = self._load_reencoded(facts, descriptor, syntax, context_id)
                 notes.append(f"sent as {uid_name(syntax)}")
-                self._buffer.begin(MemorySource(data_set), len(data_set), context_id)
-                message = _Message(facts, syntax, _even(len(data_set)))
         except OSError as exc:
             raise unreadable(instance.uid_in_file, exc) from None  # the cause names the path
         except SourceChanged:
@@ -265,6 +277,7 @@ class Sender:
             )
 
 
+_NOT_TO_THE_END = "its pixel data can't be decoded to the end"
 _CHANGED_CODE, _CHANGED = "file-changed", "The file changed while it was being sent"
 
 

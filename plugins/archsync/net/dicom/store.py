@@ -5,6 +5,7 @@
     pace.py         the share of the destination that all of them keep to
     sending.py      one association's instances, one after the other
     opened.py       a file: opened once, read once (scan.py, or part10.py for what is odd), checked
+    reencoder.py    a process that re-encodes (reencode.py) what the peer does not take as it is
     opening.py      connection, TLS, negotiation, and why one of them failed
     association.py  one exchange at a time, and the ways an association ends
     fragments.py    data sets as PDUs, many to a system call
