@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pydicom import dcmread
@@ -9,7 +10,7 @@ from pydicom.errors import InvalidDicomError
 
 from archsync.errors import InvalidInput
 from archsync.net.dicom.references import find_references
-from archsync.net.images import local_image
+from archsync.net.images import open_image
 
 
 def read_references(location: str, *, sop_instance_uid: str) -> frozenset[str]:
@@ -17,8 +18,13 @@ def read_references(location: str, *, sop_instance_uid: str) -> frozenset[str]:
 
     Raises:
         InvalidInput: the file can't be read, or holds another instance (``uid-mismatch``).
+        PeerUnavailable: a remote image can't be had now.
     """
-    return read_references_of(local_image(location, sop_instance_uid=sop_instance_uid), sop_instance_uid)
+    path, descriptor = open_image(location, sop_instance_uid=sop_instance_uid)
+    try:
+        return read_references_of(path, sop_instance_uid)
+    finally:
+        os.close(descriptor)
 
 
 def read_references_of(path: Path, sop_instance_uid: str) -> frozenset[str]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from archsync.core.contexts import FALLBACK_SYNTAXES
 from archsync.core.profiles import ArchiveProfile
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
-from archsync.errors import DestinationMisconfigured, InvalidInput, OutcomeUnknown
+from archsync.errors import DestinationMisconfigured, InvalidInput, OutcomeUnknown, PeerUnavailable
 from archsync.messages.store_status import describe_store_status, explain_store_status
 from archsync.net.dicom.association import PeerAssociation
 from archsync.net.dicom.fitting import corrected_copy, fits
@@ -26,6 +26,7 @@ from archsync.net.dicom.pace import Pace
 from archsync.net.dicom.part10 import FileFacts
 from archsync.net.dicom.reencoder import Reencoder, ReencodingFailed, not_reencodable, uid_name
 from archsync.net.dicom.transport import where
+from archsync.net.remote.ahead import MAX_FILES, ImagesAhead
 
 Pair = tuple[str, str]
 """SOP class and transfer syntax."""
@@ -33,19 +34,47 @@ Pair = tuple[str, str]
 
 @dataclass(slots=True)
 class Workload:
-    """Instances for associations that propose ``pairs``. Those that turn out to need another pair are put aside."""
+    """Instances for associations that propose ``pairs``. Those that turn out to need another pair are put aside.
+
+    ``first`` is one of them that is open already. ``ahead`` copies remote images; None: there are none.
+    """
 
     pairs: frozenset[Pair]
     waiting: deque[OutgoingInstance]
     pace: Pace
+    first: OpenInstance | None = None
+    ahead: ImagesAhead | None = None
     put_aside: list[OutgoingInstance] = field(default_factory=list)
 
     def take(self) -> OutgoingInstance | None:
         """The next one, or None; for any thread."""
         try:
-            return self.waiting.popleft()
+            instance = self.waiting.popleft()
         except IndexError:
             return None
+        if self.ahead is not None:
+            self.ahead.expect([instance, *next_ones(self.waiting)])
+        return instance
+
+    def open(self, instance: OutgoingInstance) -> OpenInstance:
+        """Open one that was taken. Raises as :func:`open_instance`."""
+        if (first := self.first) is not None and first.instance is instance:
+            self.first = None
+            return first
+        return open_instance(instance, self.ahead)
+
+    def close(self) -> None:
+        """Close what nobody took."""
+        if self.first is not None:
+            self.first.close()
+
+
+def next_ones(waiting: deque[OutgoingInstance]) -> list[OutgoingInstance]:
+    """Those worth copying ahead, while other threads may take some."""
+    found: list[OutgoingInstance] = []
+    with suppress(IndexError):
+        found.extend(waiting[place] for place in range(MAX_FILES))
+    return found
 
 
 @dataclass(slots=True)
@@ -92,7 +121,10 @@ class Sender:
                     return
                 current, self._ahead = self._ahead, None
                 if current is None:
-                    return
+                    if not self._workload.waiting:
+                        return
+                    self._open_next()
+                    continue
                 try:
                     outcome = self._store(current)
                 finally:
@@ -117,10 +149,13 @@ class Sender:
         self._loaded = None
         while self._ahead is None and (instance := self._workload.take()) is not None:
             try:
-                opened = open_instance(instance)
+                opened = self._workload.open(instance)
             except InvalidInput as exc:
-                self._refused.append(refused(instance, exc))
+                self._refused.append(not_sent(instance, exc))
                 continue
+            except PeerUnavailable as exc:
+                self._refused.append(not_sent(instance, exc))
+                return  # whether to try another is for the caller to say, who counts them
             pair = (opened.facts.sop_class_uid, opened.facts.transfer_syntax_uid)
             context_id = self._peer.context_id(*pair)
             if context_id is None and pair not in self._workload.pairs:
@@ -162,12 +197,12 @@ class Sender:
                     message = self._prepare(current, until_answered)
             except InvalidInput as exc:
                 self._open_next()
-                return refused(instance, exc)
+                return not_sent(instance, exc)
             facts = message.facts
             try:
                 self._peer.store(facts.sop_class_uid, facts.sop_instance_uid, self._buffer)
             except ReencodingFailed:
-                return refused(instance, not_reencodable(facts, message.transfer_syntax_uid, _NOT_TO_THE_END))
+                return not_sent(instance, not_reencodable(facts, message.transfer_syntax_uid, _NOT_TO_THE_END))
             except (SourceChanged, OSError):
                 return self._outcome(instance, message, StoreResult.LIMITED, None, _CHANGED_CODE, _CHANGED)
             if self._peer.is_whole:
@@ -211,7 +246,7 @@ class Sender:
         instance = current.instance
         if not current.facts.is_unchanged:
             current.close()
-            renewed = open_instance(instance)
+            renewed = open_instance(instance, self._workload.ahead)
             current.facts, current.descriptor = renewed.facts, renewed.descriptor
         facts, descriptor, notes = current.facts, current.descriptor, []
         if facts.transfer_syntax_uid != instance.transfer_syntax_uid:
@@ -281,9 +316,10 @@ _NOT_TO_THE_END = "its pixel data can't be decoded to the end"
 _CHANGED_CODE, _CHANGED = "file-changed", "The file changed while it was being sent"
 
 
-def refused(instance: OutgoingInstance, reason: InvalidInput) -> StoreOutcome:
-    """The outcome of an instance that can't be sent."""
-    return StoreOutcome(instance=instance, result=StoreResult.REFUSED, code=reason.code, message=reason.message)
+def not_sent(instance: OutgoingInstance, reason: InvalidInput | PeerUnavailable) -> StoreOutcome:
+    """The outcome of an instance that can't be sent, or not now."""
+    result = StoreResult.BUSY if isinstance(reason, PeerUnavailable) else StoreResult.REFUSED
+    return StoreOutcome(instance=instance, result=result, code=reason.code, message=reason.message)
 
 
 def _other_syntax(facts: FileFacts) -> str:

@@ -26,14 +26,16 @@ from archsync.core.contexts import FALLBACK_SYNTAXES, MAX_CONTEXTS, ProposedCont
 from archsync.core.transfer import Endpoint, OutgoingInstance, Share, StoreOutcome, StoreResult
 from archsync.errors import InvalidInput, PeerUnavailable
 from archsync.net.dicom.crew import send_workload
-from archsync.net.dicom.opened import open_instance
+from archsync.net.dicom.opened import OpenInstance, open_instance
 from archsync.net.dicom.opening import VERIFICATION
 from archsync.net.dicom.pace import Pace
-from archsync.net.dicom.sending import Pair, Workload, refused
+from archsync.net.dicom.sending import Pair, Workload, next_ones, not_sent
 from archsync.net.dicom.transport import where
+from archsync.net.images import is_remote
+from archsync.net.remote.ahead import ImagesAhead
 
 _PATIENCE = 3
-"""That many "try later" answers in a row end the attempt: the archive asks to be left alone."""
+"""That many "try later" in a row end the attempt: the archive, or the source of images, is to be left alone."""
 
 # Every archive takes C-ECHO. Proposing it too tells an archive that takes nothing from us (a wrong configuration) from
 # one that takes everything but the SOP classes of this job (which concerns these instances alone).
@@ -49,43 +51,76 @@ def store_instances(
     or are not what the platform says, and several at a time where ``pace`` allows that and it pays. Instances whose
     file can't be sent are ``REFUSED``; the rest goes on. A file that says what the archive is to have, or is not to be
     fitted, goes out as it is; of any other a corrected copy. That goes byte for byte when the peer takes its transfer
-    syntax, else re-encoded without loss. Closing the generator ends the associations. A second call with the same
-    instances is safe: the SOP Instance UID identifies each.
+    syntax, else re-encoded without loss. Remote images are copied ahead; those whose source has no time are ``BUSY``,
+    and the rest goes on. Closing the generator ends the associations. A second call with the same instances is safe:
+    the SOP Instance UID identifies each.
 
     Raises (after yielding the outcomes so far):
         OutcomeUnknown: an instance was sent and no valid answer came; its outcome was yielded, too.
-        PeerUnavailable: not reachable, refused for now, hung up between two instances, or "try later" 3 times running;
-            or ``no-room-for-copy``: a corrected copy can't be written.
+        PeerUnavailable: not reachable, refused for now, hung up between two instances, or "try later" 3 times running,
+            from the archive or the source of images; or ``no-room-for-copy``: a corrected copy can't be written.
         DestinationMisconfigured: refused as such: AE title, TLS, no common context, status 0124.
         ConfigurationError: an AE title or a TLS file can't be used.
     """
-    pending = deque(instances)
-    pace = pace or Pace(Share())
-    busy_in_a_row = 0
+    ahead = ImagesAhead() if any(is_remote(instance.location) for instance in instances) else None
+    try:
+        yield from _store(endpoint, deque(instances), pace or Pace(Share()), ahead)
+    finally:
+        if ahead is not None:
+            ahead.close()
+
+
+def _store(
+    endpoint: Endpoint, pending: deque[OutgoingInstance], pace: Pace, ahead: ImagesAhead | None
+) -> Generator[StoreOutcome, None, None]:
+    patience = _Patience(endpoint)
     while pending:
         instance = pending[0]
+        if ahead is not None:
+            ahead.expect(next_ones(pending))
         try:
-            opened = open_instance(instance)
-        except InvalidInput as exc:
+            opened = open_instance(instance, ahead)
+        except (InvalidInput, PeerUnavailable) as exc:
             pending.popleft()
-            yield refused(instance, exc)
-            continue
-        opened.close()
-        contexts, workload = _plan(pending, (opened.facts.sop_class_uid, opened.facts.transfer_syntax_uid), pace)
-        for outcome in send_workload(endpoint, contexts, workload):
+            outcome = not_sent(instance, exc)
             yield outcome
-            busy_in_a_row = busy_in_a_row + 1 if outcome.result is StoreResult.BUSY else 0
-            if busy_in_a_row == _PATIENCE:
-                raise PeerUnavailable(
-                    f"{where(endpoint)} asked for patience {_PATIENCE} times in a row: {outcome.message}",
-                    reached_peer=True,
-                    code=outcome.code,
-                )
+            patience.note(outcome)
+            continue
+        contexts, workload = _plan(pending, opened, pace)
+        workload.ahead = ahead
+        try:
+            for outcome in send_workload(endpoint, contexts, workload):
+                yield outcome
+                patience.note(outcome)
+        finally:
+            workload.close()
         pending.extendleft(reversed([*workload.waiting, *workload.put_aside]))
 
 
-def _plan(pending: deque[OutgoingInstance], first: Pair, pace: Pace) -> tuple[tuple[ProposedContext, ...], Workload]:
-    """What to propose for the instances at hand, of which ``first`` is known; takes those that it covers out."""
+class _Patience:
+    """Counts "try later" in a row."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._in_a_row = 0
+
+    def note(self, outcome: StoreOutcome) -> None:
+        """Raise PeerUnavailable when that was one too many."""
+        self._in_a_row = self._in_a_row + 1 if outcome.result is StoreResult.BUSY else 0
+        if self._in_a_row < _PATIENCE:
+            return
+        if outcome.status is None:
+            sentence = f"{_PATIENCE} images in a row could not be had; {outcome.message}"
+        else:
+            sentence = f"{where(self._endpoint)} asked for patience {_PATIENCE} times in a row: {outcome.message}"
+        raise PeerUnavailable(sentence, reached_peer=True, code=outcome.code)
+
+
+def _plan(
+    pending: deque[OutgoingInstance], opened: OpenInstance, pace: Pace
+) -> tuple[tuple[ProposedContext, ...], Workload]:
+    """What to propose for the instances at hand, of which the first is open; takes those that it covers out."""
+    first: Pair = (opened.facts.sop_class_uid, opened.facts.transfer_syntax_uid)
     instances = list(pending)
     claimed = [(instance.sop_class_uid, instance.transfer_syntax_uid) for instance in instances]
     bad = {pair for pair in set(claimed) if not all(UID(uid).is_valid for uid in pair)}
@@ -99,5 +134,6 @@ def _plan(pending: deque[OutgoingInstance], first: Pair, pace: Pace) -> tuple[tu
         frozenset(pairs[position] for position in plan.positions),
         deque(instances[position] for position in plan.positions),
         pace,
+        opened,
     )
     return (*plan.contexts, _VERIFICATION_CONTEXT), workload
