@@ -120,6 +120,19 @@ def airflow() -> Iterator[None]:
             os.environ[_PROCESS_CONTEXT] = before
 
 
+@contextlib.contextmanager
+def images() -> Iterator[None]:
+    """Read the platform's images with Airflow's connections, where Airflow is."""
+    if not airflow_is_configured():
+        yield
+        return
+    with airflow():
+        from archsync.hooks.images import read_images_through_airflow
+
+        read_images_through_airflow()
+        yield
+
+
 def _require_airflow(what: str) -> None:
     if not airflow_is_configured():
         raise ConfigurationError(

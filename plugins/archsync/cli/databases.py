@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from archsync.cli.access import Site, pass_site
+from archsync.cli.access import Site, images, pass_site
 from archsync.cli.output import count, json_option, write_json
 
 
@@ -49,7 +49,7 @@ def check(site: Site, sample_size: int, as_json: bool) -> None:
     from archsync.services.check_result import Level
     from archsync.services.platform_check import check_platform
 
-    with site.open_platform() as source:
+    with site.open_platform() as source, images():
         results = check_platform(source, sample_size=sample_size)
     if as_json:
         write_json(

@@ -13,6 +13,7 @@ from archsync.core.profiles import ArchiveProfile
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome
 from archsync.errors import ArchsyncError, ConfigurationError
 from archsync.hooks._connection import connection, tls_settings
+from archsync.hooks.images import read_images_through_airflow
 from archsync.net.dicom.echo import echo
 from archsync.net.dicom.find import find_instances
 from archsync.net.dicom.store import store_instances
@@ -71,6 +72,7 @@ class DicomHook(BaseHook):
 
     def store(self, instances: Sequence[OutgoingInstance]) -> Iterator[StoreOutcome]:
         """Send instances and yield the outcome of each."""
+        read_images_through_airflow()
         return store_instances(self.get_conn(), instances)
 
     def find_instances(self, study_instance_uid: str, series_instance_uids: Iterable[str]) -> set[str]:

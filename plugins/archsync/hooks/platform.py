@@ -6,6 +6,7 @@ from airflow.providers.postgres.hooks.postgres import PostgresHook
 
 from archsync.hooks._connection import connection
 from archsync.hooks.connection_text import libpq_dsn
+from archsync.hooks.images import read_images_through_airflow
 from archsync.platformdb.reader import EXTRA_SETTINGS, Platform
 
 
@@ -24,7 +25,8 @@ class PlatformHook(PostgresHook):
         self.platform_conn_id = platform_conn_id
 
     def get_platform(self) -> Platform:
-        """A reader of the platform; it connects at its first question."""
+        """A reader of the platform, which connects at its first question, and the way to its images."""
+        read_images_through_airflow()
         return Platform.from_extra(self.get_conn, connection(self.platform_conn_id).extra_dejson)
 
     def listen_dsn(self) -> str:

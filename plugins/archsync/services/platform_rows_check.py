@@ -7,16 +7,14 @@ from collections.abc import Iterator
 
 from archsync.core.platform_contract import INSTANCE, PATIENT, SQL_TYPES, STUDY, Column, Kind, View
 from archsync.core.study import ExamStatus
-from archsync.errors import InvalidInput
-from archsync.net.images import local_image
+from archsync.errors import InvalidInput, PeerUnavailable
+from archsync.net.images import image_size_bytes, is_readable
 from archsync.platformdb.facts import PlatformFacts, Reference, TextRow, ViewFacts
 from archsync.platformdb.rows import parse_instance
 from archsync.services.check_result import CheckResult, Level
 
 #: How many of the newest files are looked at.
 _FILES_LOOKED_AT = 50
-
-_READABLE_SCHEMES = ("file",)
 
 
 def judge_sample(schema: str, view: View, found: ViewFacts) -> Iterator[CheckResult]:
@@ -178,14 +176,15 @@ def judge_locations(facts: PlatformFacts) -> Iterator[CheckResult]:
     locations = [location for row in present if (location := _value(INSTANCE, row, "location")) is not None]
     schemes = Counter(_scheme(location) for location in locations)
     for scheme, count in sorted(schemes.items()):
-        if scheme not in _READABLE_SCHEMES:
+        if not is_readable(f"{scheme}://"):
             named = f"the scheme {scheme}://" if scheme else "no scheme"
             yield CheckResult(
                 INSTANCE.name,
                 "location",
                 Level.ERROR,
                 f"{count} of {len(locations)} locations have {named}",
-                "give an absolute file URI: 'file:///mount/' || <your path> as location (a blank is %20, a % is %25)",
+                "give an absolute file URI: 'file:///mount/' || <your path> as location (a blank is %20, a % is %25);"
+                " object stores need their Airflow provider here",
             )
     yield from _judge_files(present[:_FILES_LOOKED_AT])
 
@@ -198,22 +197,35 @@ def _scheme(location: str) -> str:
 def _judge_files(rows: list[TextRow]) -> Iterator[CheckResult]:
     unreadable: list[str] = []
     resized: list[str] = []
+    away: PeerUnavailable | None = None
     looked_at = 0
     for row in rows:
         try:
             instance = parse_instance(row)
         except InvalidInput:
             continue
-        if _scheme(instance.location) not in _READABLE_SCHEMES:
+        if not is_readable(instance.location):
             continue
-        looked_at += 1
         try:
-            size_bytes = local_image(instance.location, sop_instance_uid=instance.sop_instance_uid).stat().st_size
+            size_bytes = image_size_bytes(instance.location, sop_instance_uid=instance.sop_instance_uid)
+        except PeerUnavailable as exc:
+            away = exc
+            break  # the others would only take as long
         except (InvalidInput, OSError):
+            looked_at += 1
             unreadable.append(instance.instance_key)
             continue
-        if size_bytes != instance.size_bytes:
+        looked_at += 1
+        if size_bytes not in (None, instance.size_bytes):
             resized.append(instance.instance_key)
+    if away is not None:
+        yield CheckResult(
+            INSTANCE.name,
+            "location",
+            Level.WARNING,
+            f"after {looked_at} of the newest files, {away.message}",
+            "check the server that has the images, and the way to it from here",
+        )
     if unreadable:
         yield CheckResult(
             INSTANCE.name,
