@@ -10,12 +10,26 @@ from airflow.plugins_manager import AirflowPlugin
 from archsync.api.lazy import LazyApp
 
 
+#: Relative to where Airflow is mounted, as its own files are.
+_FILES = "archsync/static"
+
+
+def _page(name: str, module: str, **settings: Any) -> dict[str, Any]:
+    """One React component of ours in Airflow's UI. Airflow finds it by its name; without a route it would drop it."""
+    icons = {"icon": f"{_FILES}/icon.svg", "icon_dark_mode": f"{_FILES}/icon_dark.svg"}
+    return {"name": name, "bundle_url": f"{_FILES}/{module}", **icons, **settings}
+
+
 class ArchsyncPlugin(AirflowPlugin):
     """archsync in Airflow: its pages and API, and the listener that tells the ledger Airflow's own word on jobs."""
 
     name = "archsync"
     fastapi_apps: ClassVar[list[dict[str, Any]]] = [{"app": LazyApp(), "url_prefix": "/archsync", "name": "archsync"}]
-    react_apps: ClassVar[list[dict[str, Any]]] = []
+    react_apps: ClassVar[list[dict[str, Any]]] = [
+        _page("Archive Sync", "main.js", url_route="archsync", destination="nav", nav_top_level=True),
+        _page("Archive job", "run_tab.js", url_route="archive-job", destination="task_instance"),
+        _page("Archive Sync tile", "tile.js", url_route="archsync-tile", destination="dashboard"),
+    ]
 
     @classmethod
     def on_load(cls, *args: object, **kwargs: object) -> None:

@@ -9,10 +9,10 @@ const BOTTOM = 22;
 
 const fill = (status) => `var(--chakra-colors-${statusPalette(status)}-solid)`;
 
-/** The smallest of 1, 2, 5, 10, … that is at least `n`: the top of an axis. */
+/** A round number not much above `n`: the top of an axis. */
 const roundUp = (n) => {
   const power = 10 ** Math.floor(Math.log10(Math.max(n, 1)));
-  return [1, 2, 5, 10].map((f) => f * power).find((top) => top >= n);
+  return [1, 2, 3, 4, 5, 6, 8, 10].map((f) => f * power).find((top) => top >= n);
 };
 
 const Legend = ({ statuses }) =>

@@ -78,7 +78,7 @@ export const Destinations = () => {
         columns: [
           { title: "Name", cell: (d) => h(C.Box, null,
               h(Go, { view: { view: "destination", name: d.name }, fontWeight: "bold" }, d.name),
-              h(C.Box, { color: "fg.muted", fontSize: "xs", overflowWrap: "anywhere" }, `${d.called_ae_title} at ${d.host}:${d.port}`),
+              h(C.Box, { color: "fg.muted", fontSize: "xs", minW: "7rem", overflowWrap: "anywhere" }, h("div", null, d.called_ae_title), h("div", null, `${d.host}:${d.port}`)),
               d.gateway && h(C.Box, { color: "fg.muted", fontSize: "xs" }, `by gateway ${d.gateway}`)) },
           { title: "Health", cell: (d) => h(Healths, { destination: d }), props: { w: "40%" } },
           { title: "Queue", cell: (d) => h(Queue, { destination: d }) },

@@ -26,7 +26,7 @@ const Attempt = ({ attempt, number, isLast }) => {
       h(C.Timeline.Indicator, { bg: `${statusPalette(outcome)}.solid`, color: "white" }, h(Icon, { name: ICONS[outcome] ?? "info" }))),
     h(C.Timeline.Content, { gap: 1, minW: 0, pb: 4 },
       h(C.Flex, { align: "baseline", columnGap: 3, wrap: "wrap" },
-        h(C.Timeline.Title, null, `Attempt ${number}: ${words(outcome).toLowerCase()}`),
+        h(C.Timeline.Title, { fontSize: "sm" }, `Attempt ${number}: ${words(outcome).toLowerCase()}`),
         h(Moment, { at: attempt.started_at, color: "fg.muted", fontSize: "sm" }),
         attempt.logs_url && h(Go, { href: attempt.logs_url, fontSize: "sm" }, "Log in Airflow")),
       attempt.reason && h(C.Text, { fontSize: "sm", overflowWrap: "anywhere" }, attempt.reason, " ",

@@ -50,6 +50,12 @@ const Tick = ({ label, checked, onChange }) =>
   h(C.Checkbox.Root, { checked, onCheckedChange: (e) => onChange(e.checked === true), size: "sm" },
     h(C.Checkbox.HiddenInput, { "aria-label": label }), h(C.Checkbox.Control));
 
+/** The status; where the screen has no room for the columns beside it, what they would say below it. */
+const StatusCell = ({ job }) =>
+  h(C.Box, null,
+    h(StatusPill, { status: job.status }),
+    h(C.Stack, { display: { base: "flex", lg: "none" }, gap: 1, mt: 1 }, h(C.Text, { fontSize: "sm" }, job.destination), h(Done, { job }), h(When, { job })));
+
 export const Jobs = () => {
   const route = useRoute();
   const trail = globalThis.ReactRouterDOM.useLocation().state?.trail ?? [];
@@ -92,10 +98,10 @@ export const Jobs = () => {
     { title: "Job", cell: (job) => h(JobLink, { job }) },
     { title: "What and why", cell: (job) => h(About, { job }), props: { w: "45%" } },
     { title: "Destination", cell: (job) => job.destination, from: "lg" },
-    { title: "Status", cell: (job) => h(C.Box, null, h(StatusPill, { status: job.status }), h(C.Box, { color: "fg.muted", display: { lg: "none" }, fontSize: "xs", mt: 1 }, job.destination)) },
-    { title: "Progress", cell: (job) => h(Done, { job }), from: "md" },
+    { title: "Status", cell: (job) => h(StatusCell, { job }) },
+    { title: "Progress", cell: (job) => h(Done, { job }), from: "lg" },
     { title: "Tries", cell: (job) => job.attempts || "", from: "xl", props: { textAlign: "end" } },
-    { title: "When", cell: (job) => h(When, { job }), from: "md" },
+    { title: "When", cell: (job) => h(When, { job }), from: "lg" },
     ...(actions.may ? [{ title: h(C.VisuallyHidden, null, "Actions"), cell: (job) => h(JobMenu, { job, actions }), props: { textAlign: "end" } }] : []),
   ];
 

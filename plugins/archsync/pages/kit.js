@@ -176,7 +176,7 @@ export const Facts = ({ rows, columns = { base: 1, md: 2, xl: 3 } }) =>
 export const Rows = ({ label, columns, rows, keyOf, rowProps = () => ({}), empty }) => {
   if (rows.length === 0 && empty) return empty;
   const shown = ({ from, props }) => ({ ...(from && { display: { base: "none", [from]: "table-cell" } }), ...props });
-  return h(C.Box, { overflowX: "auto" },
+  return h(C.Box, { overflowX: "auto", position: "relative" },
     h(C.Table.Root, { "aria-label": label, size: "sm", striped: true },
       h(C.Table.Header, null, h(C.Table.Row, null, columns.map((column, i) =>
         h(C.Table.ColumnHeader, { key: i, ...shown(column), whiteSpace: "nowrap" }, column.title)))),

@@ -169,7 +169,7 @@ const StudyJobs = ({ jobs, uid }) =>
       { title: "What and why", cell: (job) => h(About, { job }), props: { w: "45%" } },
       { title: "Destination", cell: (job) => job.destination, from: "lg" },
       { title: "Status", cell: (job) => h(StatusPill, { status: job.status }) },
-      { title: "Progress", cell: (job) => h(Done, { job }), from: "md" },
+      { title: "Progress", cell: (job) => h(Done, { job }), from: "lg" },
       { title: "When", cell: (job) => h(When, { job }), from: "md" },
     ] }),
     h(Go, { fontSize: "sm", view: { view: "jobs", study: uid } }, "All its jobs in the list"));
