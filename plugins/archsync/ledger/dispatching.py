@@ -10,7 +10,6 @@ from datetime import datetime
 
 from archsync.core.job import Job, JobType
 from archsync.core.naming import DagKind, dag_kind, peer_of
-from archsync.core.study import Priority
 from archsync.core.waiting import LOW_WATER_PER_SLOT
 from archsync.ledger.database import Ledger
 from archsync.ledger.jobs import from_row
@@ -37,28 +36,30 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class DueJobs:
-    """What is due: the highest priority, and how many jobs of the kind at least as urgent Airflow has in hand."""
+    """What is due: the highest urgency (the lowest number), and how many jobs of the kind that Airflow has in hand are at
+    least as urgent.
+    """
 
-    priority: Priority
+    urgency: int
     handed_out: int
 
 
 def most_urgent_due(ledger: Ledger) -> dict[tuple[int, DagKind], DueJobs]:
     """Destination and kind, where there are due jobs whose lane is free → what is most urgent there."""
     return {
-        (row["destination_id"], DagKind(row["kind"])): DueJobs(Priority(row["priority"]), row["handed_out"])
+        (row["destination_id"], DagKind(row["kind"])): DueJobs(row["urgency"], row["handed_out"])
         for row in ledger.fetch_all(SQL["most_urgent_due"], _KINDS)
     }
 
 
-def claim_due(ledger: Ledger, destination_id: int, kind: DagKind, priority: Priority, limit: int) -> list[int]:
-    """Mark up to ``limit`` due jobs of one priority as ready and return them: oldest first, never past their lane."""
+def claim_due(ledger: Ledger, destination_id: int, kind: DagKind, urgency: int, limit: int) -> list[int]:
+    """Mark up to ``limit`` due jobs of one urgency as ready and return them: oldest first, never past their lane."""
     rows = ledger.fetch_all(
         SQL["claim_due"],
         {
             "destination_id": destination_id,
             "job_types": [t.value for t in _RUN_TYPES if dag_kind(t) is kind],
-            "priority": int(priority),
+            "urgency": urgency,
             "limit": limit,
         },
     )
@@ -83,7 +84,7 @@ def more_urgent(ledger: Ledger, job: Job) -> int | None:
             "destination_id": job.destination_id,
             "job_types": [t.value for t in types],
             "kinds": [dag_kind(t).value for t in types],
-            "priority": int(job.priority),
+            "urgency": job.urgency,
             "fresh_s": FRESH_S,
         },
     )

@@ -35,9 +35,8 @@ RunState = Callable[[str, str], str | None]
 def hand_out(ledger: Ledger, *, now: datetime, is_paused: IsPaused) -> list[HandedOut]:
     """Mark due jobs as ready, within the quota of each destination and kind, and return them: STAT first, lanes kept.
 
-    Airflow starts the runs of one call in any order, so a call hands out one priority per peer of a destination; a less
-    urgent one follows with the next call. Jobs of lower priority that are out already do not use up the quota of a
-    higher.
+    Airflow starts the runs of one call in any order, so a call hands out one urgency per peer of a destination; less urgent
+    ones follow with the next call. Less urgent jobs that are out already do not use up the quota of more urgent ones.
     """
     handed: list[HandedOut] = []
     due = dispatching.most_urgent_due(ledger)
@@ -53,11 +52,11 @@ def hand_out(ledger: Ledger, *, now: datetime, is_paused: IsPaused) -> list[Hand
                 and _is_open(ledger, destination, kind, health[destination_id, kind].health, is_paused, now)
             }
             for kind, wanted in open_kinds.items():
-                if wanted.priority > min(other.priority for other in open_kinds.values()):
+                if wanted.urgency > min(other.urgency for other in open_kinds.values()):
                     continue
                 free = quota(destination, kind, health[destination_id, kind].health, handed_out=wanted.handed_out)
                 if free:
-                    claimed = dispatching.claim_due(ledger, destination_id, kind, wanted.priority, free)
+                    claimed = dispatching.claim_due(ledger, destination_id, kind, wanted.urgency, free)
                     handed.extend(HandedOut(kind, destination.name, job_id) for job_id in claimed)
     return handed
 

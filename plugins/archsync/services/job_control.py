@@ -1,7 +1,8 @@
-"""What an administrator may do to a job: retry, cancel; and what Airflow's own buttons mean for the ledger."""
+"""What an administrator may do to a job: retry, cancel, move to the front; and what Airflow's own buttons mean for the ledger."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 from archsync.core.job import Job, JobStatus, JobType, WaitReason
@@ -114,6 +115,44 @@ def cancel(ledger: Ledger, job_id: int, *, actor: str, reason: str) -> Job:
             )
         destinations.audit(ledger, actor=actor, action="job.cancel", subject=f"job {job_id}", detail=reason)
     return jobs.get(ledger, job_id)
+
+
+def move_to_front(ledger: Ledger, job_id: int, *, actor: str) -> Job:
+    """Have a waiting job go before all others of its destination, those included that were moved there before.
+
+    The job that holds it back in its lane goes with it, as far as that waits too; of a change, its steps go. A settling
+    job is due at once. One that is in front already stays as it is.
+
+    Raises:
+        InvalidInput: the job does not wait.
+    """
+    with ledger.transaction():
+        job = jobs.get(ledger, job_id, lock=True)
+        steps = jobs.steps(ledger, job_id) if job.job_type is JobType.IOCM else [job]
+        waiting = [step.job_id for step in steps if step.status is JobStatus.WAITING]
+        if not waiting:
+            raise InvalidInput(
+                f"job {job_id} is {job.status.value}; only waiting jobs are moved to the front",
+                code="not-movable",
+                next_step="Retry it first if it failed; else there is nothing to do.",
+            )
+        moved = jobs.move_to_front(ledger, job.destination_id, _with_blockers(ledger, waiting))
+        if moved:
+            others = [other for other in sorted(moved) if other != job_id]
+            detail = f"with job {', '.join(map(str, others))}" if others else ""
+            destinations.audit(ledger, actor=actor, action="job.front", subject=f"job {job_id}", detail=detail)
+    return jobs.get(ledger, job_id)
+
+
+def _with_blockers(ledger: Ledger, job_ids: Collection[int]) -> set[int]:
+    """Waiting jobs and the waiting ones that hold them back, one behind the other."""
+    found: set[int] = set()
+    for job_id in job_ids:
+        ahead: int | None = job_id
+        while ahead is not None and ahead not in found and jobs.get(ledger, ahead).status is JobStatus.WAITING:
+            found.add(ahead)
+            ahead = jobs.blocker(ledger, ahead)
+    return found
 
 
 def record_killed(ledger: Ledger, job_id: int, *, will_retry: bool, try_number: int) -> None:

@@ -195,7 +195,7 @@ class _NoteJob:
         """Deliver the notes about the study that the archive has not taken; gives the comparison afterwards."""
         notes = rejection_notes.open_notes(self._ledger, self._job.destination_id, self._study_key)
         for note in notes:
-            self._attempt.confirm_is_ours()
+            self._attempt.wait_for_room()
             self._deliver(note, compared)
         return (self._compare() or compared) if notes else compared
 
@@ -204,7 +204,8 @@ class _NoteJob:
         named = _named(compared, [note])
         encoded = rejection_notes.encoded(self._ledger, note.note_id)
         rejection_notes.mark_sent(self._ledger, note.note_id)
-        outcome = self._attempt.reach(lambda: send_note(self._endpoint, note, encoded))
+        outcome = self._attempt.reach(lambda: send_note(self._endpoint, note, encoded, self._attempt.pace))
+        self._attempt.status_code = None if outcome.status is None else f"{outcome.status:04X}"
         verdict = explain_note_status(outcome.status, self._destination.profile)
         if outcome.status is None:
             # It never left: the archive takes no such document, or our file of it can't be read.

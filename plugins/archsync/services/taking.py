@@ -8,7 +8,7 @@ from datetime import datetime
 
 from archsync.core.destination import Destination
 from archsync.core.job import Job, JobStatus, JobType, WaitReason
-from archsync.core.naming import dag_kind
+from archsync.core.naming import DagKind, dag_kind
 from archsync.core.waiting import next_opening
 from archsync.errors import InvalidInput
 from archsync.ledger import destinations, dispatching, jobs, plan_queue
@@ -71,10 +71,24 @@ def take(ledger: Ledger, job_id: int, run: Run, job_types: Collection[JobType], 
         probe = breaker.take_probe(ledger, destination, kind, now)
         if probe is False:
             return _put_back(ledger, job, WaitReason.DESTINATION_DOWN, f"destination {destination.name} is down")
-        attempt_id = jobs.begin_attempt(ledger, job_id, dag_id=run.dag_id, run_id=run.run_id, try_number=run.try_number)
+        attempt_id = jobs.begin_attempt(
+            ledger,
+            job_id,
+            dag_id=run.dag_id,
+            run_id=run.run_id,
+            try_number=run.try_number,
+            peer=_name_peer(destination, kind),
+        )
     if job.status is JobStatus.FAILED:  # cleared in Airflow: it starts afresh
         job = replace(job, attempts=0, first_attempt_at=None)
     return Taken(job, destination, attempt_id, is_probe=probe is True)
+
+
+def _name_peer(destination: Destination, kind: DagKind) -> str:
+    """Whom an attempt talks to."""
+    if kind is DagKind.ADT:
+        return f"{destination.adt_receiving_application} at {destination.adt_host}:{destination.adt_port}"
+    return f"{destination.called_ae_title} at {destination.host}:{destination.port}"
 
 
 def _check_type(job: Job, job_types: Collection[JobType]) -> None:

@@ -1,36 +1,36 @@
 -- name: most_urgent_due
--- Per destination and kind: the priority of the most urgent due job whose lane is free, and how many jobs of the kind that are
+-- Per destination and kind: the urgency of the most urgent due job whose lane is free, and how many jobs of the kind that are
 -- as urgent or more are in Airflow's hands: less urgent ones do not count against it.
 with kinds as (
     select * from unnest(%(job_types)s::text[], %(kinds)s::text[]) as k(job_type, kind)),
 in_hand as materialized (
-    select i.destination_id, k.kind, i.priority, count(*) as jobs
+    select i.destination_id, k.kind, i.urgency, count(*) as jobs
     from job i join kinds k using (job_type) where i.status in ('ready', 'running')
-    group by i.destination_id, k.kind, i.priority),
+    group by i.destination_id, k.kind, i.urgency),
 due as (
-    select d.destination_id, k.kind, min(top.priority) as priority
+    select d.destination_id, k.kind, min(top.urgency) as urgency
     from destination d cross join kinds k
     cross join lateral (
-        select j.priority from job j
+        select j.urgency from job j
         where j.destination_id = d.destination_id and j.job_type = k.job_type and j.status = 'waiting'
           and j.not_before <= now() and blocked_by(j) is null
-        order by j.priority, j.job_id
+        order by j.urgency, j.job_id
         limit 1) top
     group by d.destination_id, k.kind)
-select due.destination_id, due.kind, due.priority,
+select due.destination_id, due.kind, due.urgency,
        (select coalesce(sum(h.jobs), 0)::int from in_hand h
-        where h.destination_id = due.destination_id and h.kind = due.kind and h.priority <= due.priority) as handed_out
+        where h.destination_id = due.destination_id and h.kind = due.kind and h.urgency <= due.urgency) as handed_out
 from due;
 
 -- name: claim_due
--- Take up to %(limit)s due jobs of a destination, of some types and one priority, to hand to Airflow: oldest first, never
+-- Take up to %(limit)s due jobs of a destination, of some types and one urgency, to hand to Airflow: oldest first, never
 -- one whose lane holds an earlier undone job (blocked_by).
 with candidate as (
     select c.job_id from unnest(%(job_types)s::text[]) as t(job_type)
     cross join lateral (
         select j.job_id from job j
         where j.destination_id = %(destination_id)s and j.job_type = t.job_type and j.status = 'waiting'
-          and j.priority = %(priority)s and j.not_before <= now() and blocked_by(j) is null
+          and j.urgency = %(urgency)s and j.not_before <= now() and blocked_by(j) is null
         order by j.job_id
         limit %(limit)s) c),
 due as (
@@ -49,12 +49,12 @@ returning job.job_id;
 with kinds as (
     select * from unnest(%(job_types)s::text[], %(kinds)s::text[], %(peers)s::text[]) as k(job_type, kind, peer)),
 in_hand as materialized (
-    select i.destination_id, k.kind, i.priority, count(*) as jobs
+    select i.destination_id, k.kind, i.urgency, count(*) as jobs
     from job i join kinds k using (job_type) where i.status in ('ready', 'running')
-    group by i.destination_id, k.kind, i.priority),
+    group by i.destination_id, k.kind, i.urgency),
 due as (
-    select d.destination_id, k.kind, min(top.priority) as priority,
-           min(min(top.priority)) over (partition by d.destination_id, k.peer) as most_urgent,
+    select d.destination_id, k.kind, min(top.urgency) as urgency,
+           min(min(top.urgency)) over (partition by d.destination_id, k.peer) as most_urgent,
            case when bool_or(p.down_since is not null) then 1
                 when k.peer = 'adt' then d.adt_concurrency * %(low_water)s
                 else d.concurrency * %(low_water)s end as wanted
@@ -63,10 +63,10 @@ due as (
     join destination_health h on h.destination_id = d.destination_id and h.kind = k.kind
     join destination_health p on p.destination_id = d.destination_id and p.kind = k.peer
     cross join lateral (
-        select j.priority from job j
+        select j.urgency from job j
         where j.destination_id = d.destination_id and j.job_type = k.job_type and j.status = 'waiting'
           and j.not_before <= now() and blocked_by(j) is null
-        order by j.priority, j.job_id
+        order by j.urgency, j.job_id
         limit 1) top
     where d.enabled and h.look_again_at <= now() and (p.down_since is null or p.probe_at <= now())
     group by d.destination_id, k.kind, k.peer)
@@ -75,9 +75,9 @@ select exists (select from study_queue)
                and dispatched_at < now() - make_interval(secs => %(lost_after_s)s))
     or (select min(not_before) from job where status = 'waiting' and job_type <> 'iocm') <= now() and exists (
         select from due
-        where due.priority = due.most_urgent
+        where due.urgency = due.most_urgent
           and (select coalesce(sum(i.jobs), 0) from in_hand i
-               where i.destination_id = due.destination_id and i.kind = due.kind and i.priority <= due.priority)
+               where i.destination_id = due.destination_id and i.kind = due.kind and i.urgency <= due.urgency)
               < due.wanted) as waiting;
 
 -- name: more_urgent
@@ -88,17 +88,17 @@ with kinds as (
     join destination_health h on h.destination_id = %(destination_id)s and h.kind = k.kind and not h.is_suspended
                           and h.look_again_at <= now())
 (select u.job_id from job u join kinds using (job_type)
- where u.destination_id = %(destination_id)s and u.priority < %(priority)s and u.status = 'ready'
+ where u.destination_id = %(destination_id)s and u.urgency < %(urgency)s and u.status = 'ready'
    and u.dispatched_at > now() - make_interval(secs => %(fresh_s)s)
  limit 1)
 union all
 (select top.job_id from kinds cross join lateral (
-     select u.job_id, u.priority from job u
+     select u.job_id, u.urgency from job u
      where u.destination_id = %(destination_id)s and u.job_type = kinds.job_type and u.status = 'waiting'
-       and u.priority < %(priority)s and u.not_before <= now() and blocked_by(u) is null
-     order by u.priority, u.job_id
+       and u.urgency < %(urgency)s and u.not_before <= now() and blocked_by(u) is null
+     order by u.urgency, u.job_id
      limit 1) top
- order by top.priority, top.job_id
+ order by top.urgency, top.job_id
  limit 1);
 
 -- name: next_wake
