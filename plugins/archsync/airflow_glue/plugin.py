@@ -9,7 +9,6 @@ from airflow.plugins_manager import AirflowPlugin
 
 from archsync.api.lazy import LazyApp
 
-
 #: Relative to where Airflow is mounted, as its own files are.
 _FILES = "archsync/static"
 
