@@ -42,7 +42,7 @@ def fail(ledger, job_id: int, *, status: JobStatus = JobStatus.FAILED) -> None:
     instance = OutgoingInstance("1", "1.2.840.10008.5.1.4.1.1.2", "1.2.3.4", "1.2.840.10008.1.2.1", "file:///x.dcm")
     refused = StoreOutcome(instance, StoreResult.REFUSED, 0xA900, "sop-class-mismatch", "The data set does not match.")
     jobs.record_failures(ledger, job_id, [refused])
-    jobs.add_progress(ledger, job_id, attempt_id, instances=0, size_bytes=0, failed=1)
+    jobs.report(ledger, job_id, attempt_id, failed=1)
     outcome = {"reason_code": "sop-class-mismatch", "reason": "1 of 2 instances were not stored"}
     jobs.finish_attempt(ledger, attempt_id, outcome=status, counted=True, **outcome)
     assert jobs.move(ledger, job_id, status, attempt_id=attempt_id, counted=True, **outcome)

@@ -8,6 +8,7 @@ from archsync.core.job import JobStatus, JobType
 from archsync.core.naming import DagKind
 from archsync.core.transfer import OutgoingInstance, StoreOutcome, StoreResult
 from archsync.ledger import dispatching, jobs
+from archsync.ledger.jobs import Neighbours
 
 
 def begin(ledger, job_id: int, try_number: int = 1) -> int:
@@ -39,8 +40,7 @@ def test_a_later_attempt_takes_over_and_the_stale_one_can_do_nothing_more(ledger
     stale = begin(ledger, job_id)
     current = begin(ledger, job_id, try_number=2)
 
-    assert not jobs.renew_lease(ledger, job_id, stale)
-    assert not jobs.add_progress(ledger, job_id, stale, instances=1, size_bytes=10, failed=1)
+    assert jobs.report(ledger, job_id, stale, instances=1, size_bytes=10, failed=1) is None
     jobs.set_scope(ledger, job_id, stale, content_digest="stale", totals=(99, 99), done=(9, 9))
     for status in JobStatus:
         assert not jobs.move(ledger, job_id, status, attempt_id=stale, counted=True)
@@ -60,8 +60,7 @@ def test_an_attempt_whose_job_was_ended_learns_it(ledger, add_job, status):
     attempt_id = begin(ledger, job_id)
     jobs.move(ledger, job_id, status)
 
-    assert not jobs.renew_lease(ledger, job_id, attempt_id)
-    assert not jobs.add_progress(ledger, job_id, attempt_id, instances=1, size_bytes=10, failed=0)
+    assert jobs.report(ledger, job_id, attempt_id, instances=1, size_bytes=10) is None
     jobs.set_scope(ledger, job_id, attempt_id, content_digest="late", totals=(9, 9), done=(0, 0))
     assert jobs.get(ledger, job_id).content_digest != "late"
 
@@ -72,8 +71,8 @@ def test_progress_adds_up_and_keeps_the_lease(ledger, add_job, sql):
     jobs.set_scope(ledger, job_id, attempt_id, content_digest="d", totals=(10, 1000), done=(3, 300))
     sql("update job set lease_until = now() - interval '1 minute' where job_id = %s", job_id)
 
-    assert jobs.add_progress(ledger, job_id, attempt_id, instances=2, size_bytes=200, failed=1)
-    assert jobs.add_progress(ledger, job_id, attempt_id, instances=1, size_bytes=100, failed=0)
+    assert jobs.report(ledger, job_id, attempt_id, instances=2, size_bytes=200, failed=1) == Neighbours(0, 0)
+    assert jobs.report(ledger, job_id, attempt_id, instances=1, size_bytes=100) == Neighbours(0, 0)
 
     job = jobs.get(ledger, job_id)
     assert (job.instances_total, job.instances_done, job.instances_failed) == (10, 6, 1)

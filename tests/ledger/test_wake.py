@@ -226,8 +226,7 @@ def test_progress_and_claims_do_not_notify(ledger, destination, add_job, heard):
     heard()
     dispatching.claim_due(ledger, destination.destination_id, DagKind.ARCHIVE, Priority.ROUTINE, 1)
     attempt_id = jobs.begin_attempt(ledger, job_id, dag_id="d", run_id="r", try_number=1)
-    jobs.add_progress(ledger, job_id, attempt_id, instances=1, size_bytes=1, failed=0)
-    jobs.renew_lease(ledger, job_id, attempt_id)
+    jobs.report(ledger, job_id, attempt_id, instances=1, size_bytes=1)
 
     assert heard() == 0
 

@@ -32,7 +32,7 @@ from archsync.simulate.iocm import IocmRules
 @pytest.fixture
 def commits_each(monkeypatch):
     """Each acknowledged instance is committed at once."""
-    monkeypatch.setattr(archive_service, "COMMIT_INSTANCES", 1)
+    monkeypatch.setattr(archive_service, "COMMIT_S", 0)
 
 
 @pytest.fixture
@@ -594,7 +594,7 @@ import sys
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
 from archsync.services import archive
-archive.COMMIT_INSTANCES = 3
+archive.COMMIT_S = 0
 ledger, platform = (line.strip() for line in sys.stdin)
 run = archive.Run("archsync_archive__vna", "run1", 1)
 archive.run_store_job(Ledger(ledger), Platform.from_dsn(platform), int(sys.argv[1]), run)

@@ -81,6 +81,7 @@ def _write_facts(found: DescribedJob) -> None:
             ("priority", job.priority.name),
             ("images", progress),
             ("bytes", f"{size(job.bytes_done)} of {size(job.bytes_total)}" if sends_images else ""),
+            ("sends", _say_rate(job)),
             ("made", moment(job.created_at)),
             ("may start", moment(job.not_before) if is_scheduled else ""),
             ("started", moment(job.started_at)),
@@ -93,6 +94,10 @@ def _write_facts(found: DescribedJob) -> None:
             ("Airflow", f"DAG {job.dag_id}, run {job.run_id}, try {job.try_number}" if job.run_id else None),
         ]
     )
+
+
+def _say_rate(job: Job) -> str:
+    return f"{size(job.bytes_per_s)}/s over {count(job.associations, 'association')}" if job.associations else ""
 
 
 def _say_job(job: Job | None) -> str:
@@ -226,6 +231,8 @@ def as_json(item: ExplainedJob) -> dict[str, Any]:
         "instances_failed": job.instances_failed,
         "bytes_total": job.bytes_total,
         "bytes_done": job.bytes_done,
+        "bytes_per_s": job.bytes_per_s,
+        "associations": job.associations,
         "attempts": job.attempts,
         "created_at": job.created_at,
         "not_before": job.not_before,

@@ -184,3 +184,7 @@ class Job:
     requested_by: str | None
     decided_by: str | None
     superseded_by: int | None
+    associations: int = 0
+    """Associations that the running attempt had at its last report."""
+    bytes_per_s: int = 0
+    """How fast the running attempt sent in the time before its last report."""

@@ -47,6 +47,14 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The other running jobs that store at the same destination, and their associations, open or about to be opened."""
+
+    jobs: int
+    associations: int
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceFailure:
     """An instance that a job could not send, and why."""
 
@@ -137,9 +145,35 @@ def close_lost_attempts(ledger: Ledger, job_id: int) -> None:
     ledger.execute(SQL["close_lost_attempts"], {"job_id": job_id})
 
 
-def renew_lease(ledger: Ledger, job_id: int, attempt_id: int) -> bool:
-    """Say that the attempt is alive; False when another attempt took over, or an operator ended the job."""
-    return ledger.execute(SQL["renew_lease"], {"job_id": job_id, "attempt_id": attempt_id, "lease_s": LEASE_S}) == 1
+def report(
+    ledger: Ledger,
+    job_id: int,
+    attempt_id: int,
+    *,
+    instances: int = 0,
+    size_bytes: int = 0,
+    failed: int = 0,
+    bytes_per_s: int = 0,
+    associations: int = 0,
+) -> Neighbours | None:
+    """Renew the lease, count what came of instances since the last report, and say how the attempt sends just now.
+
+    Gives who else stores there; None when another attempt took over, or an operator ended the job.
+    """
+    row = ledger.fetch_one(
+        SQL["report"],
+        {
+            "job_id": job_id,
+            "attempt_id": attempt_id,
+            "instances": instances,
+            "bytes": size_bytes,
+            "failed": failed,
+            "bytes_per_s": bytes_per_s,
+            "associations": associations,
+            "lease_s": LEASE_S,
+        },
+    )
+    return None if row is None else Neighbours(row["other_jobs"], row["other_associations"])
 
 
 def set_scope(
@@ -158,22 +192,6 @@ def set_scope(
             "bytes_done": done[1],
         },
     )
-
-
-def add_progress(ledger: Ledger, job_id: int, attempt_id: int, *, instances: int, size_bytes: int, failed: int) -> bool:
-    """Count what came of instances since the last report and renew the lease; False: the job was taken away."""
-    touched = ledger.execute(
-        SQL["add_progress"],
-        {
-            "job_id": job_id,
-            "attempt_id": attempt_id,
-            "instances": instances,
-            "bytes": size_bytes,
-            "failed": failed,
-            "lease_s": LEASE_S,
-        },
-    )
-    return touched == 1
 
 
 def record_failures(ledger: Ledger, job_id: int, outcomes: Iterable[StoreOutcome]) -> None:

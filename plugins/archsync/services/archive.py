@@ -3,7 +3,7 @@
     begin ─► compare platform and ledger ─► send what is missing ─► check at the archive ─► record the outcome
 
 What to send is found when the job runs, so a second attempt sends only what the first did not get acknowledged. Every
-acknowledged instance is committed to the ledger in small batches before anything else is concluded from it.
+acknowledged instance is committed to the ledger, once a second, before anything else is concluded from it.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ from archsync.services.comparison import Compared, compare_one
 from archsync.services.dependants import follow_replacements, revive_dependants
 from archsync.services.placing import offer, outgoing
 
-#: Acknowledged instances are committed at this many, or after this long: what a killed attempt may send again.
-COMMIT_INSTANCES = 50
-COMMIT_SECONDS = 1.0
+#: How often acknowledged instances are committed, and progress told, in seconds: what a killed attempt may send again.
+COMMIT_S = 1.0
 #: The archive has other bytes under this SOP Instance UID (core/archive_answers.py).
 _OTHER_BYTES = 0xA770
 #: The types of job that store instances.
@@ -87,6 +86,7 @@ class _StoreJob:
             to_send = outgoing(desired, missing, placed, patient)
             placement_ids = {key: p.placement_id for key, p in placed.items()}
             self._offered_before = {h.placed.instance_key for h in held.instances.values() if not h.is_stored}
+            self._attempt.wait_for_room()
             self._attempt.reach(lambda: self._send(endpoint, to_send, placement_ids))
         self._raise_unsent()
         if self._destination.verification is Verification.C_FIND:
@@ -124,15 +124,15 @@ class _StoreJob:
         )
 
     def _send(self, endpoint: Endpoint, to_send: Sequence[OutgoingInstance], placement_ids: Mapping[str, int]) -> None:
-        """Send what is missing, committing what is acknowledged in small batches."""
+        """Send what is missing, committing what is acknowledged once a second."""
         batch: list[StoreOutcome] = []
         committed_at = time.monotonic()
-        outcomes = store_instances(endpoint, to_send)
+        outcomes = store_instances(endpoint, to_send, self._attempt.pace)
         try:
             for outcome in outcomes:
                 self._note_answer(outcome)
                 batch.append(self._settled(outcome))
-                if len(batch) >= COMMIT_INSTANCES or time.monotonic() - committed_at >= COMMIT_SECONDS:
+                if time.monotonic() - committed_at >= COMMIT_S:
                     self._commit(batch, placement_ids)
                     batch = []
                     committed_at = time.monotonic()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import TypeVar
 from archsync.core.job import JobStatus, JobType, WaitReason
 from archsync.core.naming import dag_kind
 from archsync.core.retry import After, decide
+from archsync.core.transfer import Share
 from archsync.errors import (
     ArchsyncError,
     ConfigurationError,
@@ -31,6 +33,8 @@ from archsync.errors import (
 )
 from archsync.ledger import jobs
 from archsync.ledger.database import Ledger
+from archsync.ledger.jobs import Neighbours
+from archsync.net.dicom.pace import Pace
 from archsync.services import breaker
 from archsync.services.taking import Ended, Run, Taken, look_again, take
 
@@ -38,6 +42,10 @@ __all__ = ["Attempt", "Ended", "Run", "TakenAway", "run_attempt"]
 
 #: How often an attempt that is busy with one large instance says that it is alive, in seconds.
 HEARTBEAT_S = 15.0
+#: The same where others wait for it to learn of them: it sends at a limited rate, or over several associations.
+SHARING_HEARTBEAT_S = 1.5
+#: How long an attempt waits for others to give up associations that it has a share in, in seconds, and between two looks.
+ROOM_WAIT_S, ROOM_PAUSE_S = 30.0, 0.5
 #: Attempts after which a failure of unclear kind (0110, unknown codes) counts as permanent.
 LIMITED_TRIES = 3
 
@@ -58,12 +66,15 @@ class Attempt:
         self.attempt_id = taken.attempt_id
         self.is_probe = taken.is_probe
         self.now = clock
+        self.pace = Pace(Share.of(taken.destination, running_jobs=1))
+        """What the attempt may take of the destination; follows how many others run there."""
         self.instances = 0
         """Instances acknowledged so far; what each attempt of the job is listed with."""
         self._size_bytes = 0
         self._kind = dag_kind(taken.job.job_type)
         self._taken_away = threading.Event()
         self._heard = False
+        self._reported_at = time.monotonic()
 
     # -- the peer ------------------------------------------------------------------------------------------------
 
@@ -102,18 +113,43 @@ class Attempt:
 
         What was acknowledged is recorded even then: it is true whoever has the job.
         """
-        still_ours = jobs.add_progress(
-            self.ledger,
-            self.job.job_id,
-            self.attempt_id,
-            instances=instances,
-            size_bytes=size_bytes,
-            failed=failed,
-        )
+        self._report(self.ledger, instances=instances, size_bytes=size_bytes, failed=failed)
         self.instances += instances
         self._size_bytes += size_bytes
-        if not still_ours:
+
+    def _report(self, ledger: Ledger, **counts: int) -> Neighbours | None:
+        """Tell the ledger how it goes, and go by what it answers; for any thread, with a ledger of its own."""
+        neighbours = jobs.report(
+            ledger,
+            self.job.job_id,
+            self.attempt_id,
+            bytes_per_s=self.pace.bytes_per_s(),
+            associations=self.pace.associations,
+            **counts,
+        )
+        self._reported_at = time.monotonic()
+        if neighbours is None:
             self._taken_away.set()
+        else:
+            self.pace.share = Share.of(self.destination, running_jobs=neighbours.jobs + 1)
+        return neighbours
+
+    def wait_for_room(self) -> None:
+        """Take a share of the destination, and wait, if others still have more associations than theirs.
+
+        Not for ever: the archive itself says how many are too many.
+
+        Raises:
+            TakenAway: the job was taken away.
+        """
+        deadline = time.monotonic() + ROOM_WAIT_S
+        while True:
+            neighbours = self._report(self.ledger)
+            self.check_is_ours()
+            assert neighbours is not None, "the job is ours"
+            if neighbours.associations < self.destination.concurrency or time.monotonic() >= deadline:
+                return
+            self.pause(ROOM_PAUSE_S)
 
     def check_is_ours(self) -> None:
         """Stop the attempt here if the job was taken away.
@@ -130,8 +166,7 @@ class Attempt:
         Raises:
             TakenAway: the job was taken away.
         """
-        if not jobs.renew_lease(self.ledger, self.job.job_id, self.attempt_id):
-            self._taken_away.set()
+        self._report(self.ledger)
         self.check_is_ours()
 
     def pause(self, seconds: float) -> None:
@@ -143,6 +178,11 @@ class Attempt:
         self._taken_away.wait(seconds)
         self.check_is_ours()
 
+    @property
+    def _heartbeat_s(self) -> float:
+        is_sharing = self.destination.max_bytes_per_s is not None or self.pace.associations > 1
+        return min(HEARTBEAT_S, SHARING_HEARTBEAT_S) if is_sharing else HEARTBEAT_S
+
     @contextmanager
     def _heartbeat(self) -> Iterator[None]:
         """Keep the lease while the block runs; notice when the job is taken away."""
@@ -150,10 +190,11 @@ class Attempt:
 
         def beat() -> None:
             with self.ledger.clone() as own:
-                while not stop.wait(HEARTBEAT_S):
+                while not stop.wait(min(HEARTBEAT_S, SHARING_HEARTBEAT_S)):
+                    if time.monotonic() - self._reported_at < self._heartbeat_s:
+                        continue
                     try:
-                        if not jobs.renew_lease(own, self.job.job_id, self.attempt_id):
-                            self._taken_away.set()
+                        self._report(own)
                     except LedgerUnavailable:
                         continue  # the working thread meets it too, and concludes
 

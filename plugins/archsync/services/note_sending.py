@@ -9,10 +9,11 @@ from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome
 from archsync.errors import PeerUnavailable
 from archsync.ledger.rejection_notes import Note
 from archsync.messages.rejection_note import EXPLICIT_LITTLE_ENDIAN, KEY_OBJECT_SELECTION
+from archsync.net.dicom.pace import Pace
 from archsync.net.dicom.store import store_instances
 
 
-def send_note(endpoint: Endpoint, note: Note, encoded: bytes) -> StoreOutcome:
+def send_note(endpoint: Endpoint, note: Note, encoded: bytes, pace: Pace) -> StoreOutcome:
     """Send a note by C-STORE, from a temporary file, which is what the engine reads; gives the answer.
 
     Raises:
@@ -36,7 +37,7 @@ def send_note(endpoint: Endpoint, note: Note, encoded: bytes) -> StoreOutcome:
             location=path.as_uri(),
             size_bytes=len(encoded),
         )
-        (outcome,) = store_instances(endpoint, [outgoing])
+        (outcome,) = store_instances(endpoint, [outgoing], pace)
     return outcome
 
 

@@ -75,13 +75,9 @@ update job set status = 'running', attempt_id = %(attempt_id)s, dag_id = %(dag_i
                attempts = case when status = 'failed' then 0 else attempts end,
                first_attempt_at = case when status = 'failed' then now() else coalesce(first_attempt_at, now()) end,
                lease_until = now() + make_interval(secs => %(lease_s)s),
-               wait_reason = null, next_attempt_at = null, finished_at = null, superseded_by = null, updated_at = now()
+               wait_reason = null, next_attempt_at = null, finished_at = null, superseded_by = null, bytes_per_s = 0,
+               associations = 0, updated_at = now()
 where job_id = %(job_id)s;
-
--- name: renew_lease
--- The attempt is alive; tells nothing when another attempt took over.
-update job set lease_until = now() + make_interval(secs => %(lease_s)s)
-where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running';
 
 -- name: set_scope
 -- What the running attempt found to do, after comparing again.
@@ -89,12 +85,20 @@ update job set content_digest = %(content_digest)s, instances_total = %(instance
                instances_done = %(instances_done)s, bytes_done = %(bytes_done)s, instances_failed = 0, updated_at = now()
 where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running';
 
--- name: add_progress
--- Instances and bytes acknowledged since the last report.
+-- name: report
+-- The running attempt is alive: what was acknowledged since its last report, how fast it sends, over how many associations.
+-- Answers who else stores at the destination; a job without an association counts with the one that it is about to open.
+-- No row comes back when another attempt took over.
 update job set instances_done = instances_done + %(instances)s, bytes_done = bytes_done + %(bytes)s,
-               instances_failed = instances_failed + %(failed)s, updated_at = now(),
+               instances_failed = instances_failed + %(failed)s, bytes_per_s = %(bytes_per_s)s,
+               associations = %(associations)s, updated_at = now(),
                lease_until = now() + make_interval(secs => %(lease_s)s)
-where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running';
+from (select count(*) as other_jobs, coalesce(sum(greatest(o.associations, 1)), 0)::int as other_associations
+      from job o
+      where o.destination_id = (select destination_id from job where job_id = %(job_id)s) and o.job_id <> %(job_id)s
+        and o.status = 'running' and o.job_type in ('archive', 'dicom', 'kos') and o.lease_until > now()) others
+where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running'
+returning others.other_jobs, others.other_associations;
 
 -- name: finish_attempt
 -- How an attempt ended.
@@ -111,7 +115,7 @@ update job set status = %(status)s, reason_code = %(reason_code)s, reason = %(re
                first_attempt_at = case when %(status)s <> 'waiting' then first_attempt_at end,
                finished_at = case when %(status)s in ('succeeded', 'failed', 'suppressed', 'cancelled') then now() end,
                decided_by = coalesce(%(decided_by)s, decided_by), superseded_by = null, lease_until = null,
-               updated_at = now()
+               bytes_per_s = 0, associations = 0, updated_at = now()
 where job_id = %(job_id)s and status = any(%(allowed)s)
   and (%(attempt_id)s::bigint is null or attempt_id = %(attempt_id)s);
 
