@@ -5,6 +5,7 @@ Everything about the patient is planted: after each test no log record and no te
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -17,18 +18,24 @@ import psycopg
 import pytest
 
 from archsync.core.destination import Destination
-from archsync.core.job import Job
+from archsync.core.identity import HeldPatient
+from archsync.core.job import Job, JobStatus, JobType
+from archsync.core.naming import DagKind
 from archsync.launcher.postgres import free_port
-from archsync.ledger import destinations, holdings, jobs
+from archsync.ledger import destinations, holdings, jobs, patients
 from archsync.ledger.database import Ledger
 from archsync.ledger.jobs import JobFilter
 from archsync.platformdb.reader import Platform
 from archsync.services import dispatch, planner
+from archsync.services import rejection as rejection_service
+from archsync.services.adt import run_adt_job
 from archsync.services.archive import run_store_job
 from archsync.services.attempt import Ended, Run
-from archsync.simulate.archive import SimulatedArchive
+from archsync.simulate.adt_receiver import SimulatedAdtReceiver
+from archsync.simulate.archive import IocmRules, SimulatedArchive
 from archsync.simulate.platform import SimulatedPlatform
 from archsync.simulate.volumes import DemoPatient, VolumeStudy, make_uid, write_volume
+from withdrawals import Withdrawals
 
 PATIENT = DemoPatient("PLANTEDMRN", "CITYMRN", "Plantedname^Secret", date(1950, 1, 2), "F")
 ACCESSION = "PLANTEDACC"
@@ -180,6 +187,101 @@ def site(ledger_dsn: str, platform_dsn: str, tmp_path: Path, caplog: pytest.LogC
     for running in made.archives:
         running.stop()
     _assert_nothing_personal(ledger_dsn, caplog)
+
+
+ADT_SETTINGS = {
+    "adt_host": "127.0.0.1",
+    "adt_receiving_application": "VNA",
+    "adt_ack_timeout_s": 5.0,
+    "max_attempts": 4,
+}
+
+
+@dataclass
+class Ward:
+    """The site with an HL7 receiver beside its archive."""
+
+    site: Site
+    receiver: SimulatedAdtReceiver
+    studies: dict[str, str] = field(default_factory=dict)
+    runs: int = 0
+
+    def admit(self, patient: DemoPatient, *, facility_id: str = "CITY", study: str = "") -> str:
+        """A study of a patient, archived; gives the patient's key."""
+        patient_key = self.register(patient, facility_id=facility_id, study=study)
+        self.archive_all()
+        return patient_key
+
+    def register(self, patient: DemoPatient, *, facility_id: str = "CITY", study: str = "") -> str:
+        """A study of a patient, on the platform; gives the patient's key."""
+        uid = make_uid(self.site.folder, patient.name, patient.patient_id, study)
+        volume = VolumeStudy(uid, "PLANTEDACC", datetime(2026, 1, 5, tzinfo=UTC), "CT", patient)
+        files = list(write_volume(self.site.folder / uid, volume, modality="CT", slices=2, matrix=8))
+        study_key = self.site.pacs.add_study(
+            files,
+            exam_status="Completed",
+            patient=patient,
+            facility_id=facility_id,
+            accession_number=f"PLANTED{uid[-6:]}",
+        )
+        ((patient_key,),) = self.site.dba("select patient_key::text from pacs.study where study_key = %s", study_key)
+        self.studies[patient_key + study] = study_key
+        return patient_key
+
+    def archive_all(self) -> None:
+        for job_id in self.site.plan():
+            if self.site.job(job_id).job_type in (JobType.ARCHIVE, JobType.DICOM):
+                assert self.site.run(job_id).status is JobStatus.SUCCEEDED
+
+    def plan(self) -> list[int]:
+        """The open adt jobs after a look at the platform."""
+        return [job_id for job_id in self.site.plan() if self.site.job(job_id).job_type is JobType.ADT]
+
+    def run(self, job_id: int, *, later_s: float = 0.0) -> Ended:
+        self.runs += 1
+        run = Run("archsync_adt__vna", f"run{self.runs}", 1)
+        later = timedelta(seconds=later_s)
+        return run_adt_job(self.site.ledger, self.site.platform, job_id, run, clock=lambda: datetime.now(UTC) + later)
+
+    def settle(self) -> None:
+        """Plan and run adt jobs until none is due."""
+        while due := [job_id for job_id in self.plan() if jobs.blocker(self.site.ledger, job_id) is None]:
+            for job_id in due:
+                assert self.run(job_id).status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED)
+
+    def known(self, patient_key: str) -> HeldPatient:
+        destination_id = destinations.get(self.site.ledger, "vna").destination_id
+        return patients.held(self.site.ledger, [destination_id], [patient_key])[destination_id][patient_key]
+
+    def triggers(self) -> list[str]:
+        return [message.trigger for message in self.receiver.received]
+
+    def is_down(self, kind: DagKind) -> bool:
+        destination_id = destinations.get(self.site.ledger, "vna").destination_id
+        return destinations.health(self.site.ledger)[destination_id, kind].health.is_down
+
+    def set(self, **values: object) -> None:
+        """Change settings of the destination, as an administrator would."""
+        current = destinations.get(self.site.ledger, "vna")
+        destinations.update(self.site.ledger, dataclasses.replace(current, **values))
+
+
+@pytest.fixture
+def ward(site: Site) -> Iterator[Ward]:
+    """A site whose destination takes ADT messages."""
+    with site.archives[0].make_adt_receiver() as receiver:
+        site.add_destination(adt_port=receiver.address[1], **ADT_SETTINGS)
+        yield Ward(site, receiver)
+
+
+@pytest.fixture
+def ws(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Withdrawals:
+    """A site with another archive, one that honours rejection notes."""
+    monkeypatch.setattr(rejection_service, "VERIFY_PAUSES_S", (0.01, 0.02))
+    archive = SimulatedArchive(tmp_path / "vna", free_port(), ae_title="VNA", iocm=IocmRules())
+    archive.start()
+    site.archives.insert(0, archive)
+    return Withdrawals(site, archive)
 
 
 #: Everything an administrator may be shown as text.
