@@ -61,7 +61,7 @@ def test_holding_twice_keeps_the_first_and_releasing_what_is_not_held_says_so(ru
 
 
 def test_a_hold_needs_a_reason_and_a_study_of_the_platform(run, uid) -> None:
-    assert "--reason: must not be empty" in run("hold", "add", uid, "--reason", " ", status=2).stderr
+    assert "reason: must not be empty; say why" in run("hold", "add", uid, "--reason", " ", status=2).stderr
     assert "Missing option '--reason'" in run("hold", "add", uid, status=2).stderr
     assert (
         "the platform has no study with Study Instance UID 1.2.3"

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from archsync.core.adt import AdtEndpoint, AdtSettings, Hl7Version
-from archsync.core.destination import Destination, check_ae_title, check_name
+from archsync.core.destination import SETTING_GROUPS, Destination, check_ae_title, check_name
 from archsync.core.destination_iocm import NoteOrder
 from archsync.core.profiles import ArchiveProfile
 from archsync.core.rejection import RejectionTitle, TitleModifier
 from archsync.core.settings import parse_settings, setting_fields
+from archsync.core.settings_schema import describe_settings, group_settings
 from archsync.core.study import Facility, RemovalReason
 from archsync.core.tls import TlsSettings
 from archsync.errors import ConfigurationError
@@ -289,3 +290,21 @@ def test_changes_are_judged_together_with_what_stays() -> None:
     assert wrong({"settle_max_s": "50"}, current) == {"settle_max_s": "must not be shorter than settle_s"}
     assert wrong({"settle_s": "10", "settle_max_s": "50"}, current) == {}
     assert "can't be renamed" in wrong({"name": "vna2"}, current)["name"]
+
+
+def test_the_form_has_every_setting_once_under_a_title() -> None:
+    grouped = group_settings(Destination, SETTING_GROUPS)
+    assert list(grouped) == list(SETTING_GROUPS)
+    assert [info.name for group in grouped.values() for info in group] == list(setting_fields(Destination))
+
+
+def test_a_setting_is_described_for_forms() -> None:
+    known = {info.name: info for info in describe_settings(Destination)}
+    port, settle, supports = known["port"], known["settle_s"], known["supports_iocm"]
+    assert (port.label, port.kind, port.is_required, str(port.range)) == ("Port", "integer", True, "from 1 to 65535")
+    assert (settle.label, settle.kind, settle.default, settle.unit) == ("Settle", "number", 30.0, "s")
+    assert (supports.label, supports.kind, supports.default) == ("Supports IOCM", "boolean", None)
+    assert known["trigger_status"].choices == ("Pending", "Inflight", "Completed")
+    assert known["trigger_status"].default == "Completed"
+    assert (known["facilities"].kind, known["facilities"].default) == ("list", [])
+    assert known["called_ae_title"].label == "Called AE title"

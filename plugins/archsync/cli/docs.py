@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from archsync.core.destination import Destination
-from archsync.core.settings import Range, format_value, setting_fields
+from archsync.core.settings import format_value
+from archsync.core.settings_schema import SettingInfo, SettingKind, describe_settings
 from archsync.services.gateways import GatewaySettings
 
 _TABLES = {"destination": Destination, "gateway": GatewaySettings}
@@ -25,30 +24,25 @@ def refresh(text: str) -> str:
 def settings_table(cls: type) -> str:
     """All settings of a class as a Markdown table."""
     lines = ["| setting | meaning | default | unit | allowed | example |", "|---|---|---|---|---|---|"]
-    hints = get_type_hints(cls)
-    for name, field in setting_fields(cls).items():
-        cells = [f"`{name}`", field.metadata["meaning"], _default(field), field.metadata["unit"]]
-        cells += [_allowed(field, hints[name]), _code(field.metadata["example"])]
+    for info in describe_settings(cls):
+        default = "**needed**" if info.is_required else _code(_as_text(info.default)) or "none"
+        cells = [f"`{info.name}`", info.meaning, default, info.unit, _allowed(info), _code(info.example)]
         lines.append(f"| {' | '.join(cells)} |".replace("  ", " "))
     return "\n".join(lines) + "\n"
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is dataclasses.MISSING:
-        return "**needed**"
-    return _code(format_value(field.default)) or "none"
+def _as_text(default: Any) -> str:
+    return format_value(tuple(default) if isinstance(default, list) else default)
 
 
-def _allowed(field: dataclasses.Field[Any], wanted: Any) -> str:
-    if isinstance(field.metadata["check"], Range):
-        return str(field.metadata["check"])
-    if type(None) in get_args(wanted):
-        wanted = next(kind for kind in get_args(wanted) if kind is not type(None))
-    if wanted is bool:
+def _allowed(info: SettingInfo) -> str:
+    if info.range is not None:
+        return str(info.range)
+    if info.kind is SettingKind.BOOLEAN:
         return "`true`, `false`"
-    if isinstance(wanted, type) and issubclass(wanted, Enum):
-        return ", ".join(_code(member.value) for member in wanted)
-    return "a list" if getattr(wanted, "__origin__", None) is tuple else ""
+    if info.choices:
+        return ", ".join(map(_code, info.choices))
+    return "a list" if info.kind is SettingKind.LIST else ""
 
 
 def _code(text: str) -> str:

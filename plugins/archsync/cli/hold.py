@@ -8,7 +8,6 @@ import click
 
 from archsync.cli.access import Site, pass_site
 from archsync.cli.output import json_option, moment, write_json, write_table
-from archsync.errors import ConfigurationError
 from archsync.services import hold as service
 
 
@@ -23,12 +22,8 @@ def hold() -> None:
 @pass_site
 def add(site: Site, study_instance_uid: str, reason: str) -> None:
     """Hold the study with this Study Instance UID back. What runs stops at its next image; its changes queue up."""
-    if not reason.strip():
-        raise ConfigurationError("--reason: must not be empty", code="bad-setting", next_step="Say why.")
     with site.open_ledger() as ledger, site.open_platform() as platform:
-        is_new = service.add(
-            platform, ledger, study_instance_uid=study_instance_uid, actor=site.actor, reason=reason.strip()
-        )
+        is_new = service.add(platform, ledger, study_instance_uid=study_instance_uid, actor=site.actor, reason=reason)
     click.echo(f"Study {study_instance_uid} is held back{'' if is_new else ' already; nothing was changed'}.")
 
 

@@ -303,3 +303,17 @@ class Destination:
         if opening <= local:
             opening += timedelta(days=1)
         return opening
+
+
+SETTING_GROUPS = {
+    "Archive": "name",
+    "What is sent": "trigger_status",
+    "Retries": "max_attempts",
+    "When it is sent": "settle_s",
+    "How much at a time, and checking": "concurrency",
+    "Time-outs and outages": "connect_timeout_s",
+    "TLS": "tls",
+    "Rejection notes": "profile",
+    "ADT messages": "adt_host",
+}
+"""How forms group the settings: title → the setting with which the group begins."""

@@ -192,6 +192,11 @@ def forget(ledger: Ledger, destination_id: int, placement_ids: Collection[int]) 
     ledger.execute(SQL["forget"], {"destination_id": destination_id, "placement_ids": list(placement_ids)})
 
 
+def doubt(ledger: Ledger, destination_id: int, placement_ids: Collection[int]) -> None:
+    """Take back that the archive has these, without forgetting that it may: they count as missing. Notes' stay."""
+    ledger.execute(SQL["doubt"], {"destination_id": destination_id, "placement_ids": list(placement_ids)})
+
+
 def claim(ledger: Ledger, destination_id: int, note_id: int, placement_ids: Collection[int]) -> None:
     """Tie placements to the rejection note that withdraws them, before it is first sent: their UIDs are burnt."""
     wanted = {"destination_id": destination_id, "note_id": note_id, "placement_ids": list(placement_ids)}
@@ -254,6 +259,12 @@ def listing(
     totals = {(row["study_key"], row["study_instance_uid"]): HeldStudy(**row) for row in rows}
     listed = [totals[key] for key in page if key in totals]
     return [s for s in listed if s.rejected or not rejected_only], following
+
+
+def study_keys(ledger: Ledger, study_instance_uid: str) -> list[str]:
+    """The studies that ever went out under a Study Instance UID."""
+    rows = ledger.fetch_all(SQL["study_keys"], {"study_instance_uid": study_instance_uid})
+    return [row["study_key"] for row in rows]
 
 
 def instances_of_study(ledger: Ledger, destination_id: int, study_instance_uid: str) -> list[HeldInstanceDetail]:

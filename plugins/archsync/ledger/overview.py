@@ -16,6 +16,10 @@ MOST = 10_000
 """More jobs of one destination, type and status than this are not counted: there are at least so many."""
 
 
+EXACT_UP_TO = 1_000
+"""More instances at a destination than this are estimated."""
+
+
 @dataclass(frozen=True, slots=True)
 class JobCount:
     """Jobs of one destination, type and status, at most :data:`MOST`; ``oldest_at`` is when the first was made."""
@@ -50,9 +54,20 @@ def answered(ledger: Ledger) -> set[tuple[int, JobType]]:
     return {(row["destination_id"], JobType(row["job_type"])) for row in rows}
 
 
-def holding(ledger: Ledger) -> set[int]:
-    """The destinations, by id, that hold, or may hold, at least one instance."""
-    return {row["destination_id"] for row in ledger.fetch_all(SQL["holding"])}
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """How many instances a destination holds, or may hold."""
+
+    instances: int = 0
+    is_estimate: bool = False
+
+
+def holding(ledger: Ledger) -> dict[int, Holding]:
+    """How much each destination holds, by id: counted up to :data:`EXACT_UP_TO`, estimated beyond."""
+    return {
+        row["destination_id"]: Holding(row["estimate"] if row["is_estimate"] else row["instances"], row["is_estimate"])
+        for row in ledger.fetch_all(SQL["holding"], {"most": EXACT_UP_TO})
+    }
 
 
 @dataclass(frozen=True, slots=True)

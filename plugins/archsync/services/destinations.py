@@ -99,12 +99,12 @@ def examine(
 
     The destination as it would be is given too; what is wrong in it stays as it is, what is missing is an example.
     """
-    typed, problems = check_settings(Destination, values)
+    missing = [name for name in REQUIRED if values.get(name, None if current is None else "") is None]
+    typed, problems = check_settings(Destination, {name: v for name, v in values.items() if name not in missing})
+    if missing:
+        needed = f"a destination needs {', '.join(missing)}"
+        problems.append(ConfigurationError(needed, code="bad-setting", fields=dict.fromkeys(missing, "is needed")))
     if current is None:
-        missing = [name for name in REQUIRED if name not in values]
-        if missing:
-            needed = f"a destination needs {', '.join(missing)}"
-            problems.append(ConfigurationError(needed, code="bad-setting", fields=dict.fromkeys(missing, _NEEDED)))
         stand_in = {name: setting_fields(Destination)[name].metadata["example"] for name in REQUIRED}
         current = Destination(**parse_settings(Destination, stand_in))
     elif typed.get("name", current.name) != current.name:
@@ -123,9 +123,6 @@ def examine(
     except ConfigurationError as exc:
         problems.append(wrong_setting("adt_ack_overrides", exc.message.removeprefix("ack_overrides: ")))
     return wanted, problems
-
-
-_NEEDED = "is needed"
 
 
 def _renamed(current: Destination) -> ConfigurationError:

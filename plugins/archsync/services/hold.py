@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from archsync.errors import InvalidInput
+from archsync.core.settings import wrong_setting
 from archsync.ledger import destinations, holds, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.ledger.holds import StudyHold
 from archsync.platformdb.reader import Platform
+from archsync.services.request import find_study
 
 
 def add(platform: Platform, ledger: Ledger, *, study_instance_uid: str, actor: str, reason: str) -> bool:
@@ -14,8 +15,12 @@ def add(platform: Platform, ledger: Ledger, *, study_instance_uid: str, actor: s
 
     Raises:
         InvalidInput: the platform has no such study, or several.
+        ConfigurationError: no reason is given.
     """
-    study_key = _study_key(platform, study_instance_uid)
+    reason = reason.strip()
+    if not reason:
+        raise wrong_setting("reason", "must not be empty; say why")
+    study_key = find_study(platform, study_instance_uid)
     with ledger.transaction():
         is_new = holds.add(
             ledger, study_key=study_key, study_instance_uid=study_instance_uid, held_by=actor, reason=reason
@@ -34,7 +39,7 @@ def remove(ledger: Ledger, *, study_instance_uid: str, actor: str) -> bool:
     The platform's own flag may hold it still.
     """
     with ledger.transaction():
-        held = [h for h in holds.listing(ledger) if h.study_instance_uid == study_instance_uid]
+        held = holds.of_study(ledger, study_instance_uid)
         for hold in held:
             holds.remove(ledger, hold.study_key)
             destinations.audit(ledger, actor=actor, action="hold.remove", subject=f"study {study_instance_uid}")
@@ -45,13 +50,3 @@ def remove(ledger: Ledger, *, study_instance_uid: str, actor: str) -> bool:
 def listing(ledger: Ledger) -> list[StudyHold]:
     """The studies that administrators hold back, newest first."""
     return holds.listing(ledger)
-
-
-def _study_key(platform: Platform, study_instance_uid: str) -> str:
-    found = platform.find_study_keys(study_instance_uid=study_instance_uid)
-    if len(found) != 1:
-        what = "no study" if not found else f"{len(found)} studies"
-        raise InvalidInput(
-            f"the platform has {what} with Study Instance UID {study_instance_uid}", code="unknown-study"
-        )
-    return found[0]

@@ -70,6 +70,11 @@ where destination_id = %(destination_id)s and placement_id = any(%(placement_ids
 delete from held_instance
 where destination_id = %(destination_id)s and placement_id = any(%(placement_ids)s) and rejected_by is null;
 
+-- name: doubt
+-- An administrator wants these sent again: the archive may have them or not.
+update held_instance set stored_at = null, verified_at = null
+where destination_id = %(destination_id)s and placement_id = any(%(placement_ids)s) and rejected_by is null;
+
 -- name: claim
 -- A rejection note names these; from now on their UIDs are burnt.
 update held_instance set rejected_by = %(note_id)s
@@ -133,6 +138,10 @@ from placed_series s join placement p using (placed_series_id) join held_instanc
 left join rejection_note n on n.note_id = h.rejected_by
 where h.destination_id = %(destination_id)s and h.stored_at is not null and s.study_key = any(%(study_keys)s)
 group by s.study_instance_uid, s.study_key;
+
+-- name: study_keys
+-- The studies that ever went out under a Study Instance UID.
+select distinct study_key from placed_series where study_instance_uid = %(study_instance_uid)s order by study_key;
 
 -- name: instances_of_study
 -- What a destination holds of one study, instance by instance.

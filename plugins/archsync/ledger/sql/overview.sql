@@ -20,10 +20,14 @@ cross join lateral (
     order by j.created_at, j.job_id limit 1) as found;
 
 -- name: holding
--- The destinations that hold, or may hold, at least one instance.
-select d.destination_id
+-- How many instances each destination holds, or may hold: counted up to a bound, above it as PostgreSQL last estimated.
+select d.destination_id, n.instances, n.instances >= %(most)s as is_estimate,
+       greatest(n.instances, coalesce(c.reltuples, 0)::bigint) as estimate
 from destination d
-cross join lateral (select from held_instance h where h.destination_id = d.destination_id limit 1) as found;
+cross join lateral (
+    select count(*) as instances
+    from (select from held_instance h where h.destination_id = d.destination_id limit %(most)s) as found) as n
+left join pg_class c on c.oid = to_regclass('held_instance_' || d.destination_id);
 
 -- name: finished_since
 -- Jobs that ended since a moment, per destination.
