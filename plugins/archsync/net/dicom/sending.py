@@ -53,7 +53,7 @@ class Workload:
         except IndexError:
             return None
         if self.ahead is not None:
-            self.ahead.expect([instance, *next_ones(self.waiting)])
+            self.ahead.expect(next_ones(self.waiting))
         return instance
 
     def open(self, instance: OutgoingInstance) -> OpenInstance:
