@@ -1,6 +1,6 @@
 /* Making and changing a destination: every setting explained, checked as it is filled in, and tried before it is saved. */
 
-import { announce, C, Fragment, Go, h, Icon, Loading, Note, Nothing, Section, toast, toastProblem, Trouble, useEffect, useRef, useRights, useState, Whole } from "./kit.js";
+import { announce, C, Fragment, Go, h, Icon, Loading, Note, Nothing, toast, toastProblem, Trouble, useEffect, useRef, useRights, useState, Whole } from "./kit.js";
 import { post, send } from "./api.js";
 import { Healths, Switch } from "./destinations.js";
 import { Test } from "./destination_test.js";

@@ -43,6 +43,7 @@ const factsOf = (job) => [
   ["Gateway", job.gateway],
   ["Priority", job.priority && words(String(job.priority).toLowerCase())],
   ["Progress", job.type === "adt" ? null : h(C.Box, { maxW: "14rem" }, h(Done, { job }))],
+  ["Turn", job.is_in_front && "moved to the front"],
   ["Attempts counted", job.attempts],
   ["Next attempt", job.next_attempt_at && ["waiting", "retrying"].includes(job.status) && h(Moment, { at: job.next_attempt_at })],
   ["Made", h(Moment, { at: job.created_at })],

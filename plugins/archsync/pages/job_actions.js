@@ -12,19 +12,21 @@ export const ACTIONS = {
 };
 
 /**
- * Carry an action out to its end: the server works in batches and says how many remain.
+ * Carry an action out to its end: the server works in batches and says where to go on.
  * @param target `{job_ids}` or `{filter}`
  * @returns `{done, skipped}`
  */
 const carryOut = async (action, target, { reason, expected, onProgress }) => {
   const total = { done: 0, skipped: [] };
-  for (;;) {
-    const answer = await post("jobs/actions", { action, ...target, ...(reason && { reason }), ...(target.filter && { expected: expected - total.done }) });
+  let cursor = null;
+  do {
+    const answer = await post("jobs/actions", { action, ...target, ...(reason && { reason }), ...(cursor ? { cursor } : target.filter && { expected }) });
     total.done += answer.done;
     total.skipped.push(...answer.skipped);
+    cursor = answer.next_cursor;
     onProgress?.(total.done);
-    if (!answer.remaining || answer.done === 0) return total;
-  }
+  } while (cursor);
+  return total;
 };
 
 const tell = (action, { done, skipped }) => {
@@ -73,7 +75,7 @@ export const ActionDialog = ({ asked, onClose, onDone }) => {
   if (!asked) return null;
   const { verb, asksWhy, isGrave } = ACTIONS[asked.action];
   const isReady = number > 0 && (!asksWhy || reason.trim());
-  return h(C.Dialog.Root, { open: true, role: "alertdialog", onOpenChange: ({ open }) => !open && !isBusy && onClose() },
+  return h(C.Dialog.Root, { open: true, role: "alertdialog", size: "md", onOpenChange: ({ open }) => !open && !isBusy && onClose() },
     h(C.Portal, null,
       h(C.Dialog.Backdrop),
       h(C.Dialog.Positioner, null,
@@ -90,7 +92,7 @@ export const ActionDialog = ({ asked, onClose, onDone }) => {
             isBusy && asked.target.filter && h(C.Text, { role: "status" }, `${formatCount(progress)} of ${formatCount(number)} done …`))),
           h(C.Dialog.Footer, null,
             h(C.Button, { disabled: isBusy, onClick: onClose, variant: "outline" }, asked.action === "cancel" ? "Keep" : "Back"),
-            h(C.Button, { colorPalette: isGrave ? "danger" : "brand", disabled: !isReady, loading: isBusy, onClick: run }, verb))))));
+            h(C.Button, { colorPalette: isGrave ? "danger" : "brand", disabled: !isReady, loading: isBusy, onClick: run }, number > 0 ? `${verb} ${count(number, "job")}` : verb))))));
 };
 
 /**

@@ -1,7 +1,7 @@
 /* The attempts of a job as a timeline. */
 
 import { C, Go, h, Icon, Moment, Nothing, ReasonCode, statusPalette } from "./kit.js";
-import { count, formatSize, formatTook, hexadecimal, words } from "./words.js";
+import { count, formatSize, formatTook, words } from "./words.js";
 
 const ICONS = { succeeded: "check", failed: "cross", retrying: "again", running: "play", waiting: "clock" };
 
@@ -11,8 +11,7 @@ const Details = ({ attempt }) => {
     attempt.bytes_done > 0 && formatSize(attempt.bytes_done),
     formatTook(attempt.started_at, attempt.finished_at),
     attempt.peer && `to ${attempt.peer}`,
-    attempt.status_code !== null && attempt.status_code !== undefined &&
-      `status ${typeof attempt.status_code === "number" ? hexadecimal(attempt.status_code) : attempt.status_code}`,
+    attempt.status_code && `status ${attempt.status_code}`,
     attempt.comment && `“${attempt.comment}”`,
   ].filter(Boolean);
   return h(C.Text, { color: "fg.muted", fontSize: "xs", overflowWrap: "anywhere" }, facts.join(" · "));

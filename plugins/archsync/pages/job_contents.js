@@ -3,7 +3,7 @@
 import { C, Code, Facts, h, Icon, Moment, Nothing, Rows, Section, StatusPill, toastProblem, useState, Whole } from "./kit.js";
 import { post } from "./api.js";
 import { useBusy, useLive } from "./live.js";
-import { count, formatCount, formatMoment, hexadecimal } from "./words.js";
+import { count, formatCount, formatMoment } from "./words.js";
 
 const Uid = ({ children }) => h(Code, null, children);
 
@@ -11,7 +11,7 @@ export const Failures = ({ job }) =>
   h(C.Box, null,
     h(Rows, { label: "Instances not stored", keyOf: (f) => f.sop_instance_uid, rows: job.failures, columns: [
       { title: "SOP Instance UID", cell: (f) => h(Uid, null, f.sop_instance_uid) },
-      { title: "Status", cell: (f) => hexadecimal(f.store_status) },
+      { title: "Status", cell: (f) => f.store_status },
       { title: "Code", cell: (f) => h(Code, null, f.code), from: "md" },
       { title: "What the archive said", cell: (f) => f.message },
     ] }),
@@ -30,8 +30,9 @@ const InstanceTable = ({ job }) => {
         { title: "SOP Instance UID", cell: (i) => h(Uid, null, i.sop_instance_uid) },
         { title: "Status", cell: (i) => h(StatusPill, { status: INSTANCE_STATES[i.status] ?? i.status, label: i.status, fontSize: "xs", py: 0.5 }) },
         { title: "When", cell: (i) => h(Moment, { at: i.stored_at }), from: "lg" },
-        { title: "What the archive said", cell: (i) => [hexadecimal(i.store_status), i.message].filter(Boolean).join(" · "), from: "md" },
+        { title: "What the archive said", cell: (i) => [i.store_status, i.message].filter(Boolean).join(" · "), from: "md" },
       ] }),
+      !page.is_complete && h(C.Text, { color: "fg.warning", fontSize: "sm", mt: 1 }, "The platform can't be asked at the moment: what is still to be sent is missing here."),
       (trail.length > 1 || page.next_cursor) && h(C.HStack, { gap: 2, justify: "flex-end", mt: 2 },
         h(C.Button, { disabled: trail.length === 1, onClick: () => setTrail(trail.slice(0, -1)), size: "xs", variant: "outline" }, "Previous"),
         h(C.Button, { disabled: !page.next_cursor, onClick: () => setTrail([...trail, page.next_cursor]), size: "xs", variant: "outline" }, "Next"))));
@@ -47,25 +48,25 @@ export const Instances = ({ job }) => {
 
 const Series = ({ series }) =>
   h(C.Box, { as: "li", fontSize: "sm", mb: 1 },
-    "Series ", h(Uid, null, series.series_instance_uid), `: ${count(series.instances ?? series.sop_instance_uids.length, "instance")}`,
+    "Series ", h(Uid, null, series.series_instance_uid), `: ${count(series.instances, "instance")}`,
     h(C.Box, { as: "ul", color: "fg.muted", fontSize: "xs", listStyleType: "none", pl: 4 },
       series.sop_instance_uids.map((uid) => h("li", { key: uid }, h(Uid, null, uid))),
       series.instances > series.sop_instance_uids.length && h("li", null, `and ${formatCount(series.instances - series.sop_instance_uids.length)} more`)));
 
 const Note = ({ note }) =>
   h(C.Box, { borderWidth: 1, borderRadius: "md", mb: 3, p: 3 },
-    h(C.Text, { fontSize: "sm", fontWeight: "bold", mb: 2 }, note.title_meaning ? `${note.title_meaning} (${note.title})` : note.title),
+    h(C.Text, { fontSize: "sm", fontWeight: "bold", mb: 2 }, `${note.title_meaning} (${note.title})`),
     h(Facts, { rows: [
       ["Rejection note", h(Uid, null, note.sop_instance_uid)],
       ["Names", `${count(note.instances, "instance")} of study ${note.study_instance_uid}`],
       ["Built", h(Moment, { at: note.built_at })],
-      ["Stored", note.stored_at ? `${formatMoment(note.stored_at)}, status ${hexadecimal(note.store_status)}` : "not yet"],
+      ["Stored", note.stored_at ? `${formatMoment(note.stored_at)}, status ${note.store_status}` : "not yet"],
     ], columns: { base: 1, lg: 2 } }),
-    note.series === null || note.series === undefined
+    note.series === null
       ? h(C.Text, { color: "fg.muted", fontSize: "sm", mt: 2 }, "Its content is no longer kept.")
       : h(C.Box, { as: "ul", listStyleType: "none", mt: 3 }, note.series.map((series) => h(Series, { key: series.series_instance_uid, series }))));
 
-export const Notes = ({ notes }) => notes.map((note) => h(Note, { key: note.note_id ?? note.sop_instance_uid, note }));
+export const Notes = ({ notes }) => notes.map((note) => h(Note, { key: note.note_id, note }));
 
 // HL7 messages: masked until somebody with the right asks, which is audited.
 
@@ -88,7 +89,7 @@ export const Messages = ({ job, maySeePatients }) => {
   const [reveal, isBusy] = useBusy(async () => {
     try {
       const answer = await post(`jobs/${job.job_id}/message`, { phi: true });
-      setTexts((answer.messages ?? [answer]).map((message) => message.text));
+      setTexts(answer.messages.map((message) => message.text));
     } catch (problem) {
       toastProblem(problem);
     }

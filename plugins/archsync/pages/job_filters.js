@@ -52,7 +52,7 @@ const Search = ({ onFound }) => {
   const [search, isBusy] = useBusy(async () => {
     try {
       const found = await post("search", { text: text.trim() });
-      if (found.jobs.length === 0 && found.studies.length === 0) setNothing("Nothing has this job number, accession number or Study Instance UID.");
+      if (found.jobs.length === 0 && found.studies.length === 0) setNothing(found.is_complete ? "Nothing has this job number, accession number or Study Instance UID." : "No job or study is known by this; the platform can't be asked for accession numbers at the moment.");
       else {
         setText("");
         onFound(found);

@@ -5,7 +5,7 @@ import { post } from "./api.js";
 import { About, Done, JobLink, When } from "./job_parts.js";
 import { useBusy, useLive } from "./live.js";
 import { useRoute } from "./route.js";
-import { count, formatCount, words } from "./words.js";
+import { formatCount, words } from "./words.js";
 
 const Find = ({ onFound }) => {
   const [text, setText] = useState("");

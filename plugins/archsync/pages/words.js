@@ -63,9 +63,6 @@ export const words = (name) => {
   return text.charAt(0).toUpperCase() + text.slice(1);
 };
 
-/** A DIMSE status as the standard writes it: `A700`. */
-export const hexadecimal = (status) => (status === null || status === undefined ? "" : status.toString(16).toUpperCase().padStart(4, "0"));
-
 export const TYPE_LABELS = { archive: "Archive", dicom: "DICOM", iocm: "IOCM", kos: "KOS", adt: "ADT" };
 export const typeLabel = (type) => TYPE_LABELS[type] ?? words(type);
 
