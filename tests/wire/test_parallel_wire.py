@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -91,3 +92,44 @@ def test_the_rate_limit_is_kept(archive, endpoint, copies, outgoing):
     assert [o.result for o in outcomes] == [StoreResult.STORED] * 10
     # A lower bound holds on the busiest machine: the last piece waits for those before it.
     assert time.monotonic() - begun >= (size - size / 10) / rate * 0.9
+
+
+def test_a_smaller_share_ends_associations_and_a_larger_one_opens_them_again(slow_peer, copies, outgoing):
+    instances = [outgoing(path) for path in copies(600)]
+    pace = Pace(Share(4))
+    sending = store_instances(slow_peer.endpoint, instances, pace)
+    outcomes = []
+
+    def send_until(has_happened) -> None:
+        while not has_happened():
+            outcomes.append(next(sending))
+
+    send_until(lambda: slow_peer.open_associations == 4)
+    pace.share = Share(1)
+    send_until(lambda: slow_peer.open_associations == 1)
+    assert pace.associations == 1
+    pace.share = Share(3)
+    send_until(lambda: slow_peer.open_associations == 3)
+    outcomes += sending
+    assert [o.result for o in outcomes] == [StoreResult.STORED] * 600
+    assert len(slow_peer.requests) == len(slow_peer.stored) == 600, "each was sent once"
+    assert slow_peer.ends.count(b"") == 0, "each association was released"
+    assert slow_peer.most_at_a_time == 4
+    assert pace.associations == 0
+    assert names(threading.enumerate()) == []
+
+
+def test_what_cannot_be_sent_is_told_even_by_an_association_that_ends(slow_peer, copies, outgoing, tmp_path):
+    gone = (tmp_path / "gone.dcm").as_uri()
+    instances = [outgoing(path) for path in copies(300)]
+    instances[1::2] = [replace(instance, location=gone) for instance in instances[1::2]]
+    pace = Pace(Share(4))
+    sending = store_instances(slow_peer.endpoint, instances, pace)
+    outcomes = []
+    while slow_peer.open_associations < 4:
+        outcomes.append(next(sending))
+    pace.share = Share(1)
+    outcomes += sending
+    by_result = {result: sum(o.result is result for o in outcomes) for result in StoreResult}
+    assert (by_result[StoreResult.STORED], by_result[StoreResult.REFUSED]) == (150, 150)
+    assert {o.instance.sop_instance_uid for o in outcomes} == {i.sop_instance_uid for i in instances}

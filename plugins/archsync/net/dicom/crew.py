@@ -78,6 +78,7 @@ class _Crew:
         self._is_growing = True
         self._is_stopped = False
         self._begun = 0
+        self._has_shrunk = False
         self._best_rate = 0.0
         self._window_from, self._window_count, self._window_waited_s = time.monotonic(), 0, 0.0
         self.failure: Exception | None = None
@@ -92,8 +93,10 @@ class _Crew:
         if not self._is_growing or self._window_count < _MIN_INSTANCES:
             return
         now = time.monotonic()
-        if len(self._peers) < self._begun:  # the youngest is still being negotiated
+        # A rate is that of so many associations: the youngest is still being negotiated, or one has ended.
+        if len(self._peers) < self._begun or self._has_shrunk:
             self._window_from, self._window_count, self._window_waited_s = now, 0, first.waited_s
+            self._has_shrunk = False
             return
         elapsed_s = now - self._window_from
         if elapsed_s < _MIN_WINDOW_S:
@@ -102,8 +105,6 @@ class _Crew:
         waiting_share = (first.waited_s - self._window_waited_s) / elapsed_s
         self._window_from, self._window_count, self._window_waited_s = now, 0, first.waited_s
         size, allowed = len(self._threads) + 1, self._workload.pace.share.associations
-        if size > allowed:
-            self._best_rate = 0.0  # that of a crew that may not be
         if size >= allowed or len(self._workload.waiting) < 2 * size or waiting_share < _MIN_WAITING_SHARE:
             return
         if rate < self._best_rate * _MIN_GAIN:
@@ -133,6 +134,7 @@ class _Crew:
         if isinstance(done, threading.Thread):
             done.join()
             self._threads.discard(done)
+            self._has_shrunk, self._best_rate = True, 0.0
             return []
         self._window_count += 1
         return [done]
