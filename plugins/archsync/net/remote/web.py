@@ -6,6 +6,7 @@ connection names the host that may see it, so that a row of the platform can't s
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import time
@@ -22,6 +23,9 @@ from archsync.errors import ConfigurationError
 from archsync.net.remote import access
 from archsync.net.remote.copying import Copy, Interrupted, NotServed
 from archsync.net.remote.multipart import CutShort, NotOnePart, only_part
+
+# It logs addresses, which may hold a patient's name.
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 SCHEMES = frozenset({"http", "https"})
 CONNECT_TIMEOUT_S = 10.0
