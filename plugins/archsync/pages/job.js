@@ -7,7 +7,7 @@ import { Failures, Instances, Messages, Notes } from "./job_contents.js";
 import { Done, JobLine, SENDS_IMAGES, StudyLink } from "./job_parts.js";
 import { useLive } from "./live.js";
 import { useRoute } from "./route.js";
-import { typeLabel, words } from "./words.js";
+import { words } from "./words.js";
 
 const EVERY_MS = 1500;
 const TONES = { failed: "error", retrying: "warning", waiting: "info", suppressed: "neutral", cancelled: "neutral" };
@@ -63,7 +63,7 @@ export const Job = ({ live }) => {
     h(Fragment, null,
       h(C.Flex, { align: "center", gap: 3, justify: "space-between", wrap: "wrap" },
         h(C.HStack, { gap: 3, wrap: "wrap" },
-          h(C.Heading, { as: "h1", size: "lg" }, `Job ${job.job_id} · ${job.kind_label ?? typeLabel(job.type)}`),
+          h(C.Heading, { as: "h1", size: "lg" }, `Job ${job.job_id} · ${job.kind_label}`),
           h(StatusPill, { status: job.status })),
         h(JobButtons, { job, actions })),
       job.about && h(C.Text, { color: "fg.muted", mt: 1, overflowWrap: "anywhere" }, job.about),

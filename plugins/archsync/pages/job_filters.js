@@ -3,7 +3,7 @@
 import { C, h, Icon, StatusPill, statusPalette, STATUS_NAMES, toastProblem, useState } from "./kit.js";
 import { post } from "./api.js";
 import { useBusy } from "./live.js";
-import { formatCount, shortUid, typeLabel, words } from "./words.js";
+import { formatCount, shortUid, words } from "./words.js";
 
 export const FILTER_NAMES = ["type", "status", "destination", "gateway", "facility", "since", "until", "study", "job"];
 const LISTS = ["type", "status", "destination", "gateway", "facility"];
@@ -89,7 +89,7 @@ const Dates = ({ filter, onChange }) => {
       h(C.Input, { "aria-label": "Made until, in this computer's time zone", onChange: picked("until"), size: "sm", type: "datetime-local", value: local(filter.until), w: "12.5rem" })));
 };
 
-const named = (list) => (list ?? []).map((item) => (typeof item === "string" ? { value: item, label: item } : { value: item.value ?? item.name, label: item.label ?? item.name ?? item.value }));
+const named = (list) => (list ?? []).map((item) => ({ value: item.value ?? item.name, label: item.label }));
 
 /** Everything that narrows the list but the statuses. `known` is what there is to choose from. */
 export const FilterBar = ({ filter, known, onChange, onFound, children }) => {
@@ -97,7 +97,7 @@ export const FilterBar = ({ filter, known, onChange, onFound, children }) => {
   const choice = (name, label, options) => h(Choice, { label, options, chosen: filter[name] ?? [], onChange: (value) => onChange({ [name]: value }) });
   return h(C.Flex, { align: "flex-start", gap: 2, mb: 3, wrap: "wrap" },
     h(Search, { onFound }),
-    choice("type", "Type", named(known?.types).map((o) => ({ value: o.value, label: o.label === o.value ? typeLabel(o.value) : o.label }))),
+    choice("type", "Type", named(known?.types)),
     choice("destination", "Destination", named(known?.destinations)),
     named(known?.gateways).length > 0 && choice("gateway", "Gateway", named(known.gateways)),
     choice("facility", "Facility", named(known?.facilities)),

@@ -1,7 +1,7 @@
 /* How a job is shown, in the list and wherever else it is named. */
 
 import { Age, C, Code, Fragment, Go, h, Progress, ReasonCode, StatusPill } from "./kit.js";
-import { count, formatCount, formatSize, shortUid, typeLabel } from "./words.js";
+import { count, formatCount, formatSize, shortUid } from "./words.js";
 
 export const SENDS_IMAGES = ["archive", "dicom"];
 
@@ -22,7 +22,7 @@ export const Reason = ({ job, ...props }) =>
 export const JobLine = ({ job }) =>
   h(C.HStack, { gap: 2, wrap: "wrap" },
     h(C.Box, { fontSize: "sm" }, h(JobLink, { job }, `Job ${job.job_id}`)),
-    h(C.Text, { as: "span", fontSize: "sm" }, `${job.kind_label ?? typeLabel(job.type)}, ${job.destination}`),
+    h(C.Text, { as: "span", fontSize: "sm" }, `${job.kind_label}, ${job.destination}`),
     h(StatusPill, { status: job.status, fontSize: "xs", py: 0.5 }));
 
 /** What is done of it, in instances and bytes. */
@@ -52,6 +52,6 @@ export const When = ({ job }) => {
 /** What it is about: the type, a sentence without patients, and why it stands where it stands. */
 export const About = ({ job }) =>
   h(C.Box, { minW: "14rem" },
-    h(C.Text, { fontSize: "sm", overflowWrap: "anywhere" }, h("b", null, job.kind_label ?? typeLabel(job.type)), job.about && ` · ${job.about}`),
+    h(C.Text, { fontSize: "sm", overflowWrap: "anywhere" }, h("b", null, job.kind_label), job.about && ` · ${job.about}`),
     h(Reason, { job }),
     job.blocked_by && h(C.Box, { fontSize: "sm" }, "Waits for ", h(Go, { view: { view: "job", id: job.blocked_by } }, `job ${job.blocked_by}`)));

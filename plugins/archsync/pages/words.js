@@ -63,8 +63,5 @@ export const words = (name) => {
   return text.charAt(0).toUpperCase() + text.slice(1);
 };
 
-export const TYPE_LABELS = { archive: "Archive", dicom: "DICOM", iocm: "IOCM", kos: "KOS", adt: "ADT" };
-export const typeLabel = (type) => TYPE_LABELS[type] ?? words(type);
-
 /** The start and the end of a UID, whose middle says little. */
 export const shortUid = (uid) => (uid && uid.length > 30 ? `${uid.slice(0, 12)}…${uid.slice(-14)}` : uid ?? "");
