@@ -52,6 +52,6 @@ export const When = ({ job }) => {
 /** What it is about: the type, a sentence without patients, and why it stands where it stands. */
 export const About = ({ job }) =>
   h(C.Box, { minW: "14rem" },
-    h(C.Text, { fontSize: "sm", overflowWrap: "anywhere" }, h("b", null, job.kind_label), job.about && ` · ${job.about}`),
+    h(C.Text, { fontSize: "sm", overflowWrap: "anywhere" }, h(C.Badge, { mr: 2, title: job.kind_label, variant: "surface" }, job.type.toUpperCase()), job.about),
     h(Reason, { job }),
     job.blocked_by && h(C.Box, { fontSize: "sm" }, "Waits for ", h(Go, { view: { view: "job", id: job.blocked_by } }, `job ${job.blocked_by}`)));
