@@ -110,7 +110,7 @@ def test_it_may_come_without_a_length(server, kind):
 def test_a_server_is_asked_for_the_image_as_it_is_stored(server):
     read(server.url(NAME))
     _, headers = server.requests[0]
-    assert 'multipart/related; type="application/dicom"; transfer-syntax=*' in headers["accept"]
+    assert headers["accept"] == 'multipart/related; type="application/dicom"; transfer-syntax=*'
     assert headers["accept-encoding"] == "identity"
     assert "authorization" not in headers
 
@@ -198,6 +198,12 @@ def test_one_that_gives_less_is_given_up(server):
     assert len(server.requests) == 4
 
 
+def test_a_server_that_does_no_multipart_is_asked_for_the_image_alone(server):
+    server.behave(ImageRudeness(status=406, times=1))
+    assert read(server.url(NAME)) == BIG
+    assert server.requests[1][1]["accept"] == "application/dicom; transfer-syntax=*"
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 408, 429])
 def test_a_server_that_has_no_time_now_is_asked_again(server, status):
     server.behave(ImageRudeness(status=status, times=1))
@@ -230,7 +236,7 @@ def test_a_redirect_is_followed(server):
 def test_an_answer_that_will_not_change_fails_the_instance_at_once(server, status, code):
     server.behave(ImageRudeness(status=status))
     assert failure(server.url(NAME)) == code
-    assert len(server.requests) == 1
+    assert len(server.requests) == (2 if status == 406 else 1)
 
 
 def test_a_server_that_never_has_time_is_left_for_later(server):

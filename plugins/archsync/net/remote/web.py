@@ -38,10 +38,10 @@ _MAX_REDIRECTS = 5
 _PIECE_BYTES = 1 << 18
 _KEPT_CONNECTIONS = 8
 
-# Without transfer-syntax=* a DICOMweb server would decompress what it has (PS3.18 8.7.3.5.2).
-_ACCEPT = (
-    'multipart/related; type="application/dicom"; transfer-syntax=*, application/dicom; transfer-syntax=*, */*;q=0.5'
-)
+# Without transfer-syntax=* a DICOMweb server would decompress what it has (PS3.18 8.7.3.5.2). Some (Orthanc) take one
+# media type in a request and no more; servers of plain files ignore it.
+_ACCEPTED = ('multipart/related; type="application/dicom"; transfer-syntax=*', "application/dicom; transfer-syntax=*")
+_NOT_ACCEPTABLE = 406
 _TRANSIENT = frozenset({408, 425, 429})
 _GONE = frozenset({404, 410})
 _DENIED = frozenset({401, 403, 407})
@@ -125,7 +125,10 @@ class WebImage:
         url = self._url
         for _ in range(_MAX_REDIRECTS + 1):
             login = self._login_headers if _origin(url) == _origin(self._url) else {}
-            response = _get(url, {**headers, **login})
+            response = _get(url, {"Accept": _ACCEPTED[0], **headers, **login})
+            if response.status == _NOT_ACCEPTABLE:
+                response.close()
+                response = _get(url, {"Accept": _ACCEPTED[1], **headers, **login})
             try:
                 if target := response.get_redirect_location():
                     url = _redirected(url, target)
@@ -149,7 +152,7 @@ def _get(url: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
         return _pool(os.getpid()).request(
             "GET",
             url,
-            headers={"Accept": _ACCEPT, "Accept-Encoding": "identity", "User-Agent": "archsync", **headers},
+            headers={"Accept-Encoding": "identity", "User-Agent": "archsync", **headers},
             preload_content=False,
             redirect=False,
             retries=False,
