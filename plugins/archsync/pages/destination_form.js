@@ -22,10 +22,11 @@ const plain = (field, value) => {
 };
 
 /** The values of a form, what is wrong with them (as the server says), and what differs from what is saved. */
-const useForm = (schema, saved) => {
+const useForm = (schema, saved, name) => {
   const [values, setValues] = useState(() => valuesFrom(schema, saved));
   const [touched, setTouched] = useState(new Set());
   const [problems, setProblems] = useState({});
+  const [locked, setLocked] = useState({});
   const fields = schema.groups.flatMap((group) => group.fields);
   const before = valuesFrom(schema, saved);
   const settings = Object.fromEntries(fields.map((field) => [field.name, plain(field, values[field.name])]).filter(([name, value]) => value !== null || before[name] !== null));
@@ -33,12 +34,15 @@ const useForm = (schema, saved) => {
 
   const settingsKey = JSON.stringify(settings);
   useEffect(() => {
-    const timer = setTimeout(() => post("destinations/check", { settings: JSON.parse(settingsKey) }).then((answer) => setProblems(answer.fields), () => {}), CHECK_AFTER_MS);
+    const timer = setTimeout(() => post("destinations/check", { settings: JSON.parse(settingsKey), ...(name && { name }) }).then((answer) => {
+      setProblems(answer.fields);
+      setLocked(answer.locked);
+    }, () => {}), CHECK_AFTER_MS);
     return () => clearTimeout(timer);
-  }, [settingsKey]);
+  }, [settingsKey, name]);
 
   return {
-    values, settings, changed, problems, setProblems,
+    values, settings, changed, problems, locked, setProblems,
     shown: (name) => (touched.has(name) ? problems[name] : undefined),
     set: (name, value) => setValues((old) => ({ ...old, [name]: value })),
     touch: (...names) => setTouched((old) => new Set([...old, ...names])),
@@ -80,16 +84,16 @@ const Removal = ({ name, lock, onRemoved }) => {
       toastProblem(problem);
     }
   });
-  const needsReason = Boolean(lock?.is_locked);
+  const needsReason = lock.needs_reason_to_delete;
   return h(Fragment, null,
     h(C.Button, { colorPalette: "danger", onClick: () => setIsOpen(true), size: "sm", variant: "outline" }, "Remove …"),
     isOpen && h(C.Dialog.Root, { open: true, role: "alertdialog", onOpenChange: ({ open }) => setIsOpen(open) },
       h(C.Portal, null, h(C.Dialog.Backdrop), h(C.Dialog.Positioner, null, h(C.Dialog.Content, null,
         h(C.Dialog.Header, null, h(C.Dialog.Title, null, `Remove destination ${name}?`)),
         h(C.Dialog.Body, null,
-          h(C.Text, { mb: 3 }, "Nothing more is sent there. What the archive holds stays there; to keep it up to date, switch the destination off instead."),
+          h(C.Text, { mb: 3 }, "Its jobs and all that is known of its archive are forgotten here; the archive itself keeps everything. To have it only rest, switch it off instead."),
           needsReason && h(C.Field.Root, { required: true }, h(C.Field.Label, null, "Why?", h(C.Field.RequiredIndicator)),
-            h(C.Input, { onChange: (e) => setReason(e.target.value), value: reason }), h(C.Field.HelperText, null, lock.reason))),
+            h(C.Input, { onChange: (e) => setReason(e.target.value), value: reason }), h(C.Field.HelperText, null, lock.reason, " The reason and your name go into the audit trail."))),
         h(C.Dialog.Footer, null,
           h(C.Button, { onClick: () => setIsOpen(false), variant: "outline" }, "Keep"),
           h(C.Button, { colorPalette: "danger", disabled: needsReason && !reason.trim(), loading: isBusy, onClick: run }, "Remove")))))));
@@ -99,14 +103,14 @@ const Removal = ({ name, lock, onRemoved }) => {
 export const Form = ({ schema, found, onSaved, onChanged, start }) => {
   const rights = useRights();
   const mayConfigure = rights.may("configure");
-  const form = { ...useForm(schema, found?.settings ?? start), isExisting: Boolean(found) };
+  const form = { ...useForm(schema, found?.settings ?? start, found?.settings.name), isExisting: Boolean(found) };
   const [open, setOpen] = useState(new Set([schema.groups[0]?.title, ...(found ? [] : [schema.groups[1]?.title])]));
   const [reason, setReason] = useState("");
   const [problem, setProblem] = useState(null);
   const box = useRef(null);
   const lock = found?.lock?.is_locked ? found.lock : null;
   const lockedNames = lock?.settings ?? [];
-  const touchesLock = Object.keys(form.changed).some((name) => lockedNames.includes(name));
+  const touchesLock = Object.keys(form.changed).some((name) => name in form.locked || lockedNames.includes(name));
 
   /** Open the groups with something wrong, and put the cursor into the first field of them. */
   const showProblems = (problems) => {
@@ -122,9 +126,10 @@ export const Form = ({ schema, found, onSaved, onChanged, start }) => {
     setProblem(null);
     if (Object.keys(form.problems).length > 0) return showProblems(form.problems);
     try {
-      if (found) await send("PATCH", `destinations/${found.settings.name}`, { settings: form.changed, ...(touchesLock && { override_reason: reason.trim() }) });
-      else await post("destinations", { settings: form.settings });
-      toast("success", found ? "Saved" : `Destination ${form.settings.name} is made`);
+      const { warnings } = found
+        ? await send("PATCH", `destinations/${found.settings.name}`, { settings: form.changed, ...(touchesLock && { override_reason: reason.trim() }) })
+        : await post("destinations", { settings: form.settings });
+      toast(warnings.length ? "warning" : "success", found ? "Saved" : `Destination ${form.settings.name} is made`, warnings.join(" "));
       onSaved(form.settings.name);
     } catch (error) {
       if (Object.keys(error.fields ?? {}).length > 0) showProblems(error.fields);
@@ -146,7 +151,7 @@ export const Form = ({ schema, found, onSaved, onChanged, start }) => {
       found && changes > 0 && h(C.Button, { onClick: form.reset, size: "sm", variant: "ghost" }, "Undo changes"),
       found && h(C.Text, { color: "fg.muted", fontSize: "sm" }, changes ? `${count(changes, "change")} not saved` : "All saved"),
       h(C.Spacer),
-      found && h(Removal, { name: found.settings.name, lock, onRemoved: () => onChanged("removed") })));
+      found && h(Removal, { name: found.settings.name, lock: found.lock, onRemoved: () => onChanged("removed") })));
 };
 
 /** A destination's own page, or a new one's. */

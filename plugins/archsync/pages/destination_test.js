@@ -1,9 +1,8 @@
 /* The test of an archive, step by step: where it fails, and what to do about it. */
 
-import { announce, C, Code, h, Icon, Trouble, useState } from "./kit.js";
+import { announce, C, h, Icon, ReasonCode, Trouble, useState } from "./kit.js";
 import { post } from "./api.js";
 import { useBusy } from "./live.js";
-import { words } from "./words.js";
 
 const STATES = {
   ok: { color: "fg.success", icon: "check", label: "fine" },
@@ -11,16 +10,15 @@ const STATES = {
   warning: { color: "fg.warning", icon: "warning", label: "attention" },
   skipped: { color: "fg.muted", icon: "skip", label: "not tried" },
 };
-const STEPS = { tcp: "TCP connection", tls: "TLS", association: "Association (AE titles)", echo: "C-ECHO", "c-find": "C-FIND", kos: "Rejection notes (KOS)", adt: "HL7 ADT receiver" };
 
 const Step = ({ step }) => {
   const { color, icon, label } = STATES[step.state] ?? STATES.skipped;
   return h(C.HStack, { as: "li", align: "flex-start", "data-step": step.step, "data-state": step.state, gap: 3 },
     h(Icon, { name: icon, color, boxSize: 4, mt: 1 }),
     h(C.Box, { fontSize: "sm", minW: 0 },
-      h(C.Text, null, h("b", null, STEPS[step.step] ?? words(step.step)), ": ", h(C.Text, { as: "span", color }, label),
+      h(C.Text, null, h("b", null, step.title), ": ", h(C.Text, { as: "span", color }, label),
         typeof step.took_ms === "number" && h(C.Text, { as: "span", color: "fg.muted", fontSize: "xs" }, ` (${Math.round(step.took_ms)} ms)`)),
-      step.detail && h(C.Text, { overflowWrap: "anywhere" }, step.detail, " ", step.code && h(Code, null, step.code)),
+      step.detail && h(C.Text, { overflowWrap: "anywhere" }, step.detail, " ", h(ReasonCode, { code: step.code, url: step.troubleshooting_url })),
       step.next_step && h(C.Text, { overflowWrap: "anywhere" }, h("b", null, "What to do: "), step.next_step)));
 };
 
@@ -45,5 +43,6 @@ export const Test = ({ subject, disabled }) => {
     result?.problem && h(Trouble, { mt: 3, problem: result.problem }),
     result?.steps && h(C.Box, { "aria-label": "Result of the test", "data-testid": "test-result", borderWidth: 1, borderColor: failed ? "border.error" : "border.success", borderRadius: "md", mt: 3, p: 3, role: "group" },
       h(C.Text, { fontWeight: "bold", mb: 2 }, failed ? "The archive does not take us yet" : "The archive takes us"),
-      h(C.Stack, { as: "ol", gap: 2, listStyleType: "none" }, result.steps.map((step) => h(Step, { key: step.step, step })))));
+      h(C.Stack, { as: "ol", gap: 2, listStyleType: "none" }, result.steps.map((step) => h(Step, { key: step.step, step }))),
+      result.note && h(C.Text, { color: "fg.muted", fontSize: "sm", mt: 2 }, result.note)));
 };

@@ -53,7 +53,7 @@ export const Switch = ({ destination, onDone }) => {
 const Queue = ({ destination }) => {
   const jobs = (status, text) => h(Go, { view: { view: "jobs", destination: destination.name, status } }, text);
   return h(C.Box, { fontSize: "sm" },
-    h("div", null, destination.queue_depth ? jobs(["waiting", "ready", "retrying"], `${formatCount(destination.queue_depth)} to do`) : "Nothing to do"),
+    h("div", null, destination.queue_depth ? jobs(["waiting", "ready", "retrying"], `${formatCount(destination.queue_depth)}${destination.is_capped ? "+" : ""} to do`) : "Nothing to do"),
     destination.oldest_waiting_at && h(C.Box, { color: "fg.muted", fontSize: "xs" }, "oldest made ", h(Age, { at: destination.oldest_waiting_at, as: "span" })),
     destination.running > 0 && h("div", null, jobs("running", `${formatCount(destination.running)} running`)),
     destination.failed > 0 && h("div", null, h(Go, { view: { view: "jobs", destination: destination.name, status: "failed" }, color: "fg.error" }, `${formatCount(destination.failed)} failed`)));
@@ -61,8 +61,9 @@ const Queue = ({ destination }) => {
 
 const Throughput = ({ of }) =>
   h(C.Box, { fontSize: "sm", whiteSpace: "nowrap" },
-    h("div", null, count(of?.jobs ?? 0, "job")),
-    h(C.Box, { color: "fg.muted", fontSize: "xs" }, `${count(of?.instances ?? 0, "image")}, ${formatSize(of?.bytes)}`));
+    h("div", null, count(of.jobs, "job")),
+    h(C.Box, { color: "fg.muted", fontSize: "xs" }, `${count(of.instances, "image")}, ${formatSize(of.bytes)}`),
+    of.bytes_per_s > 0 && h(C.Box, { color: "fg.muted", fontSize: "xs" }, `now ${formatSize(of.bytes_per_s)}/s`));
 
 export const Destinations = () => {
   const rights = useRights();
@@ -83,9 +84,9 @@ export const Destinations = () => {
           { title: "Health", cell: (d) => h(Healths, { destination: d }), props: { w: "40%" } },
           { title: "Queue", cell: (d) => h(Queue, { destination: d }) },
           { title: "Last hour", cell: (d) => h(Throughput, { of: d.throughput_last_hour }), from: "md" },
-          { title: "Holds", cell: (d) => count(d.holds_instances ?? 0, "image"), from: "xl", props: { whiteSpace: "nowrap" } },
+          { title: "Holds", cell: (d) => `${d.holds_is_estimate ? "about " : ""}${count(d.holds_instances, "image")}`, from: "xl", props: { whiteSpace: "nowrap" } },
           { title: "Takes studies that are", cell: (d) => h(C.Box, { fontSize: "sm" }, d.trigger_status,
-              h(C.Box, { color: "fg.muted", fontSize: "xs" }, [...(d.facilities ?? []), ...(d.facility_groups ?? []).map((g) => `group ${g}`)].join(", ") || "all facilities")), from: "lg" },
+              h(C.Box, { color: "fg.muted", fontSize: "xs" }, [...d.facilities, ...d.facility_groups.map((g) => `group ${g}`)].join(", ") || "all facilities")), from: "lg" },
           { title: h(C.VisuallyHidden, null, "Switch"), cell: (d) => h(Switch, { destination: d, onDone: live.refresh }), props: { textAlign: "end" } },
         ] })));
 };

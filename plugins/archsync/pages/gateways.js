@@ -6,10 +6,10 @@ import { useBusy, useLive } from "./live.js";
 import { words } from "./words.js";
 
 const STATES = {
+  pending: { palette: "none", icon: "clock" },
   online: { palette: "success", icon: "check" },
-  reachable: { palette: "success", icon: "check" },
+  degraded: { palette: "up_for_retry", icon: "warning" },
   offline: { palette: "failed", icon: "cross" },
-  silent: { palette: "failed", icon: "cross" },
 };
 
 /** The form for a new gateway. */
@@ -17,11 +17,10 @@ export const GatewayForm = ({ onMade, onCancel }) => {
   const [name, setName] = useState("");
   const [group, setGroup] = useState("");
   const [problem, setProblem] = useState(null);
-  const known = useLive("filters");
   const [make, isBusy] = useBusy(async () => {
     setProblem(null);
     try {
-      const made = await post("gateways", { name: name.trim(), facility_group: group.trim() || null });
+      const made = await post("gateways", { name: name.trim(), facility_group: group.trim() });
       toast("success", `Gateway ${name.trim()} is made`);
       onMade(made?.name ?? name.trim());
     } catch (error) {
@@ -36,15 +35,14 @@ export const GatewayForm = ({ onMade, onCancel }) => {
         h(C.Input, { autoComplete: "off", autoFocus: true, maxLength: 40, onChange: (e) => setName(e.target.value), placeholder: "for instance north_1", size: "sm", value: name }),
         h(C.Field.ErrorText, null, problem?.fields.name),
         h(C.Field.HelperText, null, "Lower-case letters, digits and underscores. It becomes the name of the queue whose workers run at the site.")),
-      h(C.Field.Root, { invalid: Boolean(problem?.fields.facility_group) },
-        h(C.Field.Label, null, "Facility group"),
-        h(C.Input, { autoComplete: "off", list: "archsync-groups", onChange: (e) => setGroup(e.target.value), placeholder: "for instance north", size: "sm", value: group }),
-        h("datalist", { id: "archsync-groups" }, (known.data?.facility_groups ?? []).map((one) => h("option", { key: one, value: one }))),
+      h(C.Field.Root, { invalid: Boolean(problem?.fields.facility_group), required: true },
+        h(C.Field.Label, null, "Facility group", h(C.Field.RequiredIndicator)),
+        h(C.Input, { autoComplete: "off", onChange: (e) => setGroup(e.target.value), placeholder: "for instance north", size: "sm", value: group }),
         h(C.Field.ErrorText, null, problem?.fields.facility_group),
-        h(C.Field.HelperText, null, "The group of facilities it serves, as the PACS names it. Empty: any.")),
+        h(C.Field.HelperText, null, "The group of facilities it stands in, as the platform names it.")),
       problem && !isAboutField && h(Trouble, { problem }),
       h(C.HStack, null,
-        h(C.Button, { colorPalette: "brand", disabled: !name.trim(), loading: isBusy, size: "sm", type: "submit" }, "Make the gateway"),
+        h(C.Button, { colorPalette: "brand", disabled: !name.trim() || !group.trim(), loading: isBusy, size: "sm", type: "submit" }, "Make the gateway"),
         onCancel && h(C.Button, { onClick: onCancel, size: "sm", variant: "ghost" }, "Back"))));
 };
 
@@ -64,11 +62,11 @@ export const Gateways = () => {
         columns: [
           { title: "Name", cell: (g) => h("b", null, g.name) },
           { title: "State", cell: (g) => h(C.Box, null,
-              h(Pill, { palette: STATES[g.state]?.palette ?? "none", icon: STATES[g.state]?.icon ?? "clock", fontSize: "xs", py: 0.5 }, words(g.state)),
+              h(Pill, { ...STATES[g.state], fontSize: "xs", py: 0.5 }, words(g.state)),
               g.last_heartbeat_at && h(C.Box, { color: "fg.muted", fontSize: "xs", mt: 1 }, "last heard of ", h(Age, { at: g.last_heartbeat_at, as: "span" }))) },
-          { title: "Facility group", cell: (g) => g.facility_group ?? "any" },
+          { title: "Facility group", cell: (g) => g.facility_group },
           { title: "Queue of its workers", cell: (g) => h(Code, null, g.queue), from: "md" },
           { title: "Version", cell: (g) => g.version, from: "lg" },
-          { title: "Destinations", cell: (g) => (g.destinations ?? []).map((name, i) => h("span", { key: name }, i > 0 && ", ", h(Go, { view: { view: "destination", name } }, name))) },
+          { title: "Destinations", cell: (g) => g.destinations.map((name, i) => h("span", { key: name }, i > 0 && ", ", h(Go, { view: { view: "destination", name } }, name))) },
         ] })));
 };

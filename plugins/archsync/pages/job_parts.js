@@ -53,5 +53,4 @@ export const When = ({ job }) => {
 export const About = ({ job }) =>
   h(C.Box, { minW: "14rem" },
     h(C.Text, { fontSize: "sm", overflowWrap: "anywhere" }, h(C.Badge, { mr: 2, title: job.kind_label, variant: "surface" }, job.type.toUpperCase()), job.about),
-    h(Reason, { job }),
-    job.blocked_by && h(C.Box, { fontSize: "sm" }, "Waits for ", h(Go, { view: { view: "job", id: job.blocked_by } }, `job ${job.blocked_by}`)));
+    h(Reason, { job }));

@@ -1,11 +1,11 @@
 /* One study: what the platform says, what each archive holds, and what can be done. */
 
-import { C, Code, Facts, Go, h, Icon, Loading, Moment, Note, Nothing, Pill, Rows, Section, StatusPill, toast, toastProblem, Trouble, useEffect, useRights, useState } from "./kit.js";
+import { C, Code, Facts, Go, h, Icon, Loading, Moment, Note, Nothing, Pill, Rows, Section, StatusPill, toast, toastProblem, Trouble, useEffect, useRights, useState, Whole } from "./kit.js";
 import { post } from "./api.js";
-import { About, Done, JobLink, When } from "./job_parts.js";
+import { About, Done, JobLink, StudyLink, When } from "./job_parts.js";
 import { useBusy, useLive } from "./live.js";
 import { useRoute } from "./route.js";
-import { formatCount, words } from "./words.js";
+import { count, formatCount, formatMoment, words } from "./words.js";
 
 const Find = ({ onFound }) => {
   const [text, setText] = useState("");
@@ -30,7 +30,7 @@ const Find = ({ onFound }) => {
 
 // Who the patient is: shown only when somebody with the right asks, which is audited.
 
-const PATIENT = { name: "Name", patient_name: "Name", mrn: "MRN", patient_id: "MRN", birth_date: "Birth date", sex: "Sex", accession_number: "Accession number", accession: "Accession number" };
+const PATIENT = { name: "Name", patient_id: "MRN", issuer_of_patient_id: "Issuer of the MRN", birth_date: "Birth date", sex: "Sex", accession_number: "Accession number" };
 
 const Patient = ({ uid }) => {
   const rights = useRights();
@@ -45,7 +45,7 @@ const Patient = ({ uid }) => {
   if (!rights.may("patient_data")) return null;
   return h(Section, { title: "Patient", actions: h(C.Button, { loading: isBusy, onClick: () => (patient ? setPatient(null) : reveal()), size: "xs", variant: "outline" }, h(Icon, { name: "eye" }), patient ? "Hide" : "Show patient data") },
     patient
-      ? h(Facts, { rows: Object.entries(patient).filter(([name]) => PATIENT[name]).map(([name, value]) => [PATIENT[name], value]) })
+      ? h(Facts, { rows: Object.entries(PATIENT).map(([name, label]) => [label, patient[name]]) })
       : h(C.Text, { color: "fg.muted", fontSize: "sm" }, "Hidden. That you looked is recorded."));
 };
 
@@ -98,8 +98,9 @@ const PlanNow = ({ uid, onDone }) => {
   });
   const [run, isBusy] = useBusy(async () => {
     try {
-      await post(`studies/${uid}/plan-now`);
-      toast("success", "The study is planned");
+      const done = await post(`studies/${uid}/plan-now`);
+      if (done.problem) toast("warning", "The study could not be planned", done.problem);
+      else toast("success", done.jobs_made + done.jobs_refreshed ? `Planned: ${count(done.jobs_made, "new job")}, ${formatCount(done.jobs_refreshed)} brought up to date` : "Planned: nothing is to be done");
       setPlan(null);
     } catch (problem) {
       toastProblem(problem);
@@ -111,7 +112,7 @@ const PlanNow = ({ uid, onDone }) => {
     plan && h(C.Dialog.Root, { open: true, size: "lg", scrollBehavior: "inside", onOpenChange: ({ open }) => !open && setPlan(null) },
       h(C.Portal, null, h(C.Dialog.Backdrop), h(C.Dialog.Positioner, null, h(C.Dialog.Content, null,
         h(C.Dialog.Header, null, h(C.Dialog.Title, null, "What planning would do")),
-        h(C.Dialog.Body, null, plan.archives.length ? h(Sentences, { archives: plan.archives }) : "No destination takes this study."),
+        h(C.Dialog.Body, null, plan.problem ?? (plan.archives.length ? h(Sentences, { archives: plan.archives }) : "There is no destination.")),
         h(C.Dialog.Footer, null,
           h(C.Button, { onClick: () => setPlan(null), variant: "outline" }, "Back"),
           h(C.Button, { colorPalette: "brand", loading: isBusy, onClick: run }, "Plan now")))))));
@@ -122,7 +123,7 @@ const Push = ({ uid, archives, onDone }) => {
   const [run, isBusy] = useBusy(async () => {
     try {
       const answer = await post(`studies/${uid}/push`, { destinations: chosen });
-      toast("success", answer?.jobs?.length ? `Asked for: ${answer.jobs.map((id) => `job ${id}`).join(", ")}` : "Asked for", answer?.sentences?.join(" "));
+      toast(answer.jobs.length ? "success" : "info", answer.jobs.length ? `Asked for: ${answer.jobs.map((id) => `job ${id}`).join(", ")}` : "No job was made", answer.sentences.join(" "));
       setChosen(null);
     } catch (problem) {
       toastProblem(problem);
@@ -147,9 +148,9 @@ const Push = ({ uid, archives, onDone }) => {
 // What is where
 
 const Differences = ({ archive }) =>
-  archive.differences?.length
-    ? h(C.Box, { as: "ul", fontSize: "sm", listStyleType: "none" }, archive.differences.map((sentence, i) => h(C.Box, { as: "li", key: i, overflowWrap: "anywhere" }, sentence)))
-    : h(Pill, { palette: "success", icon: "check", fontSize: "xs", py: 0.5 }, "As the platform says");
+  archive.is_in_step
+    ? h(Pill, { palette: "success", icon: "check", fontSize: "xs", py: 0.5 }, "As the platform says")
+    : h(C.Box, { as: "ul", fontSize: "sm", listStyleType: "none" }, archive.differences.map((sentence, i) => h(C.Box, { as: "li", key: i, overflowWrap: "anywhere" }, sentence)));
 
 const Archives = ({ archives }) =>
   h(Rows, { label: "Archives", rows: archives, keyOf: (a) => a.destination, empty: h(Nothing, { title: "No archive takes this study" }), columns: [
@@ -157,7 +158,7 @@ const Archives = ({ archives }) =>
     { title: "Archived", cell: (a) => (a.archived_at ? h(Moment, { at: a.archived_at }) : "not yet"), from: "md" },
     { title: "Holds", cell: (a) => formatCount(a.held), props: { textAlign: "end" } },
     { title: "Missing", cell: (a) => formatCount(a.missing), props: { textAlign: "end" } },
-    { title: "Refused", cell: (a) => formatCount(a.rejected), from: "lg", props: { textAlign: "end" } },
+    { title: "Withdrawn", cell: (a) => formatCount(a.rejected), from: "lg", props: { textAlign: "end" } },
     { title: "To withdraw", cell: (a) => formatCount(a.to_withdraw), from: "md", props: { textAlign: "end" } },
     { title: "Differences", cell: (a) => h(Differences, { archive: a }) },
   ] });
@@ -186,11 +187,13 @@ const Found = ({ live, study }) => {
         h(PlanNow, { uid, onDone: live.refresh }),
         h(Push, { uid, archives: study.archives, onDone: live.refresh }),
         h(Hold, { uid, onHold: study.on_hold, onDone: live.refresh }))),
-    study.holds?.length > 0 && h(Note, { mt: 3, tone: "warning", title: "On hold: nothing of it is sent" },
-      study.holds.map((hold, i) => h("div", { key: i }, [hold.reason, hold.held_by ?? hold.actor ?? hold.placed_by].filter(Boolean).join(" · ")))),
+    study.holds.length > 0 && h(Note, { mt: 3, tone: "warning", title: "On hold: nothing of it is sent" },
+      study.holds.map((hold, i) => h("div", { key: i }, [hold.reason, hold.held_by && `by ${hold.held_by}`, hold.held_at && `since ${formatMoment(hold.held_at)}`].filter(Boolean).join(" · ")))),
+    study.problem && h(Note, { mt: 3, tone: "warning", title: "Its rows on the platform can't be used" }, study.problem),
+    !study.is_on_platform && h(Note, { mt: 3, title: "The platform does not have this study any more" }, "What archives still hold of it is to be withdrawn."),
     h(Section, { title: "What the platform says" }, h(Facts, { rows: [
-      ["Exam status", words(study.exam_status)],
-      ["Images", formatCount(study.instances)],
+      ["Exam status", study.exam_status],
+      ["Images", study.instances !== null && formatCount(study.instances)],
       ["Facility", study.facility],
       ["Priority", study.priority && words(String(study.priority).toLowerCase())],
       ["Key on the platform", study.study_key && h(Code, null, study.study_key)],
@@ -200,6 +203,24 @@ const Found = ({ live, study }) => {
     h(Section, { title: "Its jobs" }, h(StudyJobs, { jobs: study.jobs, uid })));
 };
 
+/** What there is to see before a study is chosen: those that somebody holds back. */
+const OnHold = () => {
+  const [trail, setTrail] = useState([""]);
+  const live = useLive("holds", { cursor: trail.at(-1) }, 5000);
+  return h(C.Box, null,
+    h(C.Heading, { as: "h1", size: "md", mb: 3 }, "Studies on hold"),
+    h(Whole, { of: live, what: "holds" }, (page) => h(C.Box, null,
+      h(Rows, { label: "Studies on hold", rows: page.items, keyOf: (hold) => hold.study_instance_uid, empty: h(Nothing, { title: "No study is held back", icon: "pause" }, "Find any study by its accession number or Study Instance UID."), columns: [
+        { title: "Study", cell: (hold) => h(StudyLink, { uid: hold.study_instance_uid, isWhole: true }) },
+        { title: "Why", cell: (hold) => hold.reason },
+        { title: "By", cell: (hold) => hold.held_by },
+        { title: "Since", cell: (hold) => h(Moment, { at: hold.held_at }), from: "md" },
+      ] }),
+      (trail.length > 1 || page.next_cursor) && h(C.HStack, { gap: 2, justify: "flex-end", mt: 2 },
+        h(C.Button, { disabled: trail.length === 1, onClick: () => setTrail(trail.slice(0, -1)), size: "xs", variant: "outline" }, "Previous"),
+        h(C.Button, { disabled: !page.next_cursor, onClick: () => setTrail([...trail, page.next_cursor]), size: "xs", variant: "outline" }, "Next")))));
+};
+
 export const Study = () => {
   const route = useRoute();
   const uid = route.one("study");
@@ -207,8 +228,8 @@ export const Study = () => {
   useEffect(() => document.getElementById("archsync-top")?.scrollIntoView(), [uid]);
   return h(C.Box, { id: "archsync-top", mb: 8 },
     h(Find, { onFound: (found) => route.go({ view: "studies", study: found }) }),
-    !uid ? h(Nothing, { title: "Find a study", icon: "search" }, "By its accession number or Study Instance UID. Job pages lead here, too.")
-      : live.problem?.status === 404 ? h(Nothing, { title: "The platform has no such study", icon: "search" }, uid)
+    !uid ? h(OnHold)
+      : live.problem?.status === 404 ? h(Nothing, { title: "Neither platform nor ledger has such a study", icon: "search" }, uid)
         : live.data && live.isFresh ? h(Found, { live, study: live.data })
           : live.problem ? h(Trouble, { problem: live.problem, onRetry: live.refresh }) : h(Loading, { what: "the study" }));
 };
