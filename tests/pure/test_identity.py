@@ -213,12 +213,12 @@ def test_what_a_rule_kept_back_goes_once_the_rule_falls():
     assert sent.suppressed is None
 
 
-def test_two_records_with_one_identifier_are_one_patient_for_the_archive():
+def test_records_with_one_identifier_are_merged_too_for_the_ledger_has_to_note_it():
     twin = replace(JANE, patient_key="p2")
 
     (work,) = decide(twin, known(JANE), {"p1": "p2"})
 
-    assert work.suppressed.code == "adt-same-identifier"
+    assert (work.change, work.suppressed) == (AdtChange.MERGE, None)
 
 
 def test_no_rule_and_no_digest_shows_a_patient():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from archsync.core import comparison, identity, placing, planning, uid_map, withdrawal
+from archsync.core import comparison, identifiers, identity, placing, planning, uid_map, withdrawal
 from archsync.core.identity import HeldPatient
 from archsync.core.job import JobType
 from archsync.core.placing import Placed
@@ -106,6 +106,24 @@ def _images_overtake_their_identifier(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Runner, "follow", lambda self, site, key: HeldPatient.of(self.platform.patients[key]))
 
 
+def _images_go_out_under_anybodys_identifier(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(identifiers, "job_before_images", lambda *args: None)
+
+
+def _messages_take_anybodys_identifier(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(identifiers, "job_before_message", lambda *args: None)
+
+
+def _identifiers_that_gave_way_are_free(patch: pytest.MonkeyPatch) -> None:
+    whole = Runner.look
+
+    def look(self, site, **values):
+        see = whole(self, site, **values)
+        return lambda identifier: replace(see(identifier), gave_up=frozenset())
+
+    patch.setattr(Runner, "look", look)
+
+
 def _note_first_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(planning, "waits_for_note", lambda *args: False)
 
@@ -127,6 +145,9 @@ BROKEN_RULES = [
     _notes_before_replacements,
     _moved_instances_stay_where_they_were,
     _images_overtake_their_identifier,
+    _images_go_out_under_anybodys_identifier,
+    _messages_take_anybodys_identifier,
+    _identifiers_that_gave_way_are_free,
     _note_first_is_forgotten,
     _planning_repeats_itself,
     _series_lie_in_two_studies,

@@ -38,7 +38,9 @@ def test_what_a_module_imports_is_exported_where_it_says_and_used(module: Path) 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
 def test_a_module_fetches_nothing_from_elsewhere_and_runs_no_text(module: Path) -> None:
     text = module.read_text().replace("http://www.w3.org/2000/svg", "")
-    assert not re.search(r"https?://|//cdn|\beval\(|new Function|innerHTML|dangerouslySetInnerHTML|document\.write", text)
+    assert not re.search(
+        r"https?://|//cdn|\beval\(|new Function|innerHTML|dangerouslySetInnerHTML|document\.write", text
+    )
 
 
 def test_each_react_app_is_a_function_under_its_name() -> None:

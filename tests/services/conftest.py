@@ -70,20 +70,20 @@ class Site:
 
     # the platform
 
-    def add_study(self, instances: int = 3, *, exam_status: str = "Completed", **values: Any) -> str:
+    def add_study(self, instances: int = 3, *, exam_status: str = "Completed", matrix: int = 8, **values: Any) -> str:
         """Put a study with small images on the platform; gives its key."""
         self.studies += 1
         uid = make_uid(self.folder, "study", self.studies)
-        files = self.write(uid, instances)
+        files = self.write(uid, instances, matrix=matrix)
         return self.pacs.add_study(
             files, exam_status=exam_status, patient=PATIENT, accession_number=f"{ACCESSION}{self.studies}", **values
         )
 
-    def write(self, uid: str, instances: int, *, series_number: int = 1) -> list[Path]:
+    def write(self, uid: str, instances: int, *, series_number: int = 1, matrix: int = 8) -> list[Path]:
         study = VolumeStudy(uid, ACCESSION, datetime(2026, 1, 5, tzinfo=UTC), "CT", PATIENT)
         return list(
             write_volume(
-                self.folder / uid, study, modality="CT", slices=instances, matrix=8, series_number=series_number
+                self.folder / uid, study, modality="CT", slices=instances, matrix=matrix, series_number=series_number
             )
         )
 

@@ -50,6 +50,15 @@ class MergeTrigger(StrEnum):
     """Change patient identifier list: the receiver must refuse it where the new identifier is in use."""
 
 
+class PriorIdentifier(StrEnum):
+    """What an archive does with an identifier that gave way."""
+
+    KEPT = "kept"
+    """What comes under it later goes to the patient who stayed: nobody else may be sent under it."""
+    FREED = "freed"
+    """It forgets it: whoever comes under it next is somebody else."""
+
+
 class ProcessingId(StrEnum):
     """MSH-11."""
 
@@ -78,6 +87,10 @@ class AdtSettings:
     )
     update_trigger: UpdateTrigger = setting("Message for changed demographics.", default=UpdateTrigger.A08)
     merge_trigger: MergeTrigger = setting("Message for a changed identifier.", default=MergeTrigger.A40)
+    prior_identifier: PriorIdentifier = setting(
+        "Identifiers that gave way: kept by the archive for the patient who stayed, or freed for others.",
+        default=PriorIdentifier.KEPT,
+    )
     processing_id: ProcessingId = setting("Processing id (MSH-11).", default=ProcessingId.PRODUCTION)
     patient_class: str = setting(
         "Patient class (PV1-2); old receivers may want O or U.", default="N", check=check_filled

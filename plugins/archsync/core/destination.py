@@ -18,6 +18,7 @@ from archsync.core.adt import (
     CharacterSet,
     Hl7Version,
     MergeTrigger,
+    PriorIdentifier,
     ProcessingId,
     UpdateTrigger,
 )
@@ -210,6 +211,7 @@ class Destination:
     adt_character_set: CharacterSet = same_as(AdtSettings, "character_set")
     adt_update_trigger: UpdateTrigger = same_as(AdtSettings, "update_trigger")
     adt_merge_trigger: MergeTrigger = same_as(AdtSettings, "merge_trigger")
+    adt_prior_identifier: PriorIdentifier = same_as(AdtSettings, "prior_identifier")
     adt_processing_id: ProcessingId = same_as(AdtSettings, "processing_id")
     adt_patient_class: str = same_as(AdtSettings, "patient_class")
     adt_identifier_type: str = same_as(AdtSettings, "identifier_type")

@@ -147,7 +147,9 @@ def _plan_one(
 ) -> AdtWork | None:
     prior_key = old.patient_key if change is AdtChange.MERGE else None
     digest = _digest(change, old, HeldPatient.of(patient))
-    same = [j for j in known if j.adt_change is change and j.prior_patient_key == prior_key]
+    # Of a merge whoever gives way tells which it is: into whom may have changed.
+    about = (None, patient.patient_key) if prior_key is None else (prior_key, None)
+    same = [j for j in known if j.adt_change is change and about == _about(j)]
     if any(not j.status.is_done and j.status is not JobStatus.FAILED for j in same):
         return None  # it finds what to say when it runs, and the patient is looked at again when it ended
     rule = rule_against(change, old, patient, destination)
@@ -163,16 +165,16 @@ def _plan_one(
     )
 
 
+def _about(job: KnownJob) -> tuple[str | None, str | None]:
+    return (None, job.patient_key) if job.prior_patient_key is None else (job.prior_patient_key, None)
+
+
 def rule_against(change: AdtChange, old: HeldPatient, patient: Patient, destination: Destination) -> Suppressed | None:
     """The rule under which a destination is not told of a change, or None. ``old``: what it knows instead."""
     if destination.adt is None:
         return Suppressed(
             "adt-not-configured",
             f"Destination {destination.name} has no ADT receiver (adt_host): its patient stays as it is known there.",
-        )
-    if change is AdtChange.MERGE and old.identifier == HeldPatient.of(patient).identifier:
-        return Suppressed(
-            "adt-same-identifier", "Both patient records have the same identifier: for the archive they are one."
         )
     return None
 

@@ -113,6 +113,8 @@ class WaitReason(StrEnum):
     """The destination does not answer; it is probed."""
     LANE = "lane"
     """An earlier job on the same study has to finish first."""
+    IDENTIFIER = "identifier"
+    """The archive knows another patient by its patient's identifier."""
     QUEUE = "queue"
     """Its turn has not come: the destination works on others."""
 
@@ -188,3 +190,7 @@ class Job:
     """Associations that the running attempt had at its last report."""
     bytes_per_s: int = 0
     """How fast the running attempt sent in the time before its last report."""
+    front: int = 0
+    """How far ahead of its destination's other jobs somebody moved it; 0: not at all."""
+    urgency: int = Priority.ROUTINE
+    """The order in which a destination's jobs go, lowest first: its priority, and ahead of all if moved to the front."""

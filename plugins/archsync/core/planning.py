@@ -185,7 +185,7 @@ def plan_store(desired: Desired, held: Held, destination: Destination, *, observ
         trigger = destination.trigger_status.value
         return StorePlan(Rule.NOT_REACHED, f"exam status {study.exam_status} has not reached {trigger}")
     for job in jobs:
-        if job.content_digest == digest:
+        if job.content_digest in (digest, study.content_digest(with_identifier=True)):
             if job.status is JobStatus.CANCELLED:
                 return StorePlan(Rule.CANCELLED, f"job {job.job_id} was cancelled; retry it to send after all")
             return StorePlan(Rule.COVERED, f"job {job.job_id} ({job.status.value}) covers it")

@@ -121,11 +121,15 @@ class Study:
         """The instances the platform still shows, in a stable order."""
         return tuple(sorted((i for i in self.instances if i.removed_at is None), key=lambda i: i.instance_key))
 
-    def content_digest(self) -> str:
-        """Digest of which instances the platform shows, in which version and place."""
-        digest = hashlib.blake2b(
-            f"{self.patient.patient_key}\x1f{self.study_instance_uid}\x1e".encode(), digest_size=12
-        )
+    def content_digest(self, *, with_identifier: bool = False) -> str:
+        """Digest of which instances the platform shows, in which version and place.
+
+        ``with_identifier``: and of its patient's identifier, for a job that failed because of that.
+        """
+        patient = self.patient
+        identifier = (patient.patient_id, patient.issuer_of_patient_id or "") if with_identifier else ()
+        whose = (patient.patient_key, *identifier, self.study_instance_uid)
+        digest = hashlib.blake2b(("\x1f".join(whose) + "\x1e").encode(), digest_size=12)
         for i in self.present_instances:
             parts = (i.instance_key, i.content_version, i.series_instance_uid, i.sop_instance_uid)
             digest.update(("\x1f".join(map(str, parts)) + "\x1e").encode())

@@ -6,7 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from datetime import date, datetime
 
+from archsync.core.adt import MergeTrigger
 from archsync.core.identity import HeldPatient
+from archsync.core.study import Patient
 from archsync.ledger.database import Ledger, Row
 from archsync.ledger.queries import load
 
@@ -18,7 +20,7 @@ class AdtMessage:
     """A message and what became of it. The patient's columns are what the archive knows once it acknowledged.
 
     ``unanswered`` counts the sendings that got no valid answer: above zero, it may have been applied. ``encoded`` is
-    None after :func:`purge`.
+    None after :func:`purge`. ``prior_patient_id`` and its issuer are the identifier that it ends; None: it ends none.
     """
 
     message_id: int
@@ -33,6 +35,8 @@ class AdtMessage:
     acknowledged_at: datetime | None
     ack_code: str | None
     encoded: bytes | None = field(repr=False)
+    prior_patient_id: str | None = field(repr=False)
+    prior_issuer_of_patient_id: str | None = field(repr=False)
     patient_id: str = field(repr=False)
     issuer_of_patient_id: str | None = field(repr=False)
     name: str = field(repr=False)
@@ -45,6 +49,14 @@ class AdtMessage:
         return HeldPatient(
             self.patient_key, self.patient_id, self.issuer_of_patient_id, self.name, self.birth_date, self.sex
         )
+
+    @property
+    def retires(self) -> HeldPatient | None:
+        """Whose identifier an archive may keep for the patient who stays; None: it ends none, or changes it (A47)."""
+        if self.prior_patient_id is None or self.trigger_event == MergeTrigger.A47:
+            return None
+        prior_key = self.prior_patient_key or self.patient_key
+        return HeldPatient(prior_key, self.prior_patient_id, self.prior_issuer_of_patient_id)
 
 
 _COLUMNS = [f.name for f in fields(AdtMessage)]
@@ -79,6 +91,7 @@ def insert(
     control_id: str,
     known_after: HeldPatient,
     prior_patient_key: str | None,
+    prior: Patient | None,
     built_at: datetime,
 ) -> AdtMessage:
     """Store a message, before it is first sent."""
@@ -91,6 +104,8 @@ def insert(
             "encoded": encoded,
             "patient_key": known_after.patient_key,
             "prior_patient_key": prior_patient_key,
+            "prior_patient_id": prior.patient_id if prior else None,
+            "prior_issuer_of_patient_id": prior.issuer_of_patient_id if prior else None,
             "patient_id": known_after.patient_id,
             "issuer_of_patient_id": known_after.issuer_of_patient_id,
             "name": known_after.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
@@ -10,7 +10,9 @@ from archsync.core.job import TRANSITIONS, AdtChange, Job, JobStatus, JobType, W
 from archsync.core.study import Priority
 from archsync.core.transfer import StoreOutcome
 from archsync.errors import InvalidInput
+from archsync.ledger import job_pages
 from archsync.ledger.database import Ledger, Row
+from archsync.ledger.job_pages import JobFilter as JobFilter
 from archsync.ledger.queries import load
 
 SQL = load("jobs")
@@ -44,6 +46,10 @@ class Attempt:
     counted: bool
     instances_done: int
     bytes_done: int
+    peer: str | None
+    """Whom it talked to, or was to: AE title and address, or HL7 application and address."""
+    status_code: str | None
+    """What the peer last answered: a DIMSE status in hexadecimal, or an HL7 acknowledgement code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,16 @@ class Neighbours:
 
 
 @dataclass(frozen=True, slots=True)
+class RelatedJobs:
+    """The numbers of jobs around one: its steps, what it was told to wait for (done or not), and what it holds back."""
+
+    steps: tuple[int, ...]
+    dependencies: tuple[int, ...]
+    blocked: tuple[int, ...]
+    """The first 50."""
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceFailure:
     """An instance that a job could not send, and why."""
 
@@ -62,20 +78,6 @@ class InstanceFailure:
     store_status: int | None
     code: str
     message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobFilter:
-    """Which jobs to list; empty fields match all. ``before_job_id`` is the keyset of the next page."""
-
-    job_types: Sequence[JobType] = ()
-    statuses: Sequence[JobStatus] = ()
-    destinations: Sequence[str] = ()
-    since: datetime | None = None
-    until: datetime | None = None
-    study_instance_uid: str | None = None
-    before_job_id: int | None = None
-    limit: int = 100
 
 
 _JOB_COLUMNS = [f.name for f in fields(Job)]
@@ -111,6 +113,12 @@ def request_now(ledger: Ledger, job_id: int, *, requested_by: str) -> None:
     ledger.execute(SQL["request_now"], {"job_id": job_id, "requested_by": requested_by})
 
 
+def move_to_front(ledger: Ledger, destination_id: int, job_ids: Collection[int]) -> list[int]:
+    """Move waiting jobs ahead of all others of their destination; gives those that were not ahead already."""
+    wanted = {"destination_id": destination_id, "job_ids": list(job_ids)}
+    return [row["job_id"] for row in ledger.fetch_all(SQL["move_to_front"], wanted)]
+
+
 def by_run(ledger: Ledger, *, dag_id: str, run_id: str) -> int | None:
     """The job that a DAG run works on."""
     row = ledger.fetch_one(SQL["by_run"], {"dag_id": dag_id, "run_id": run_id})
@@ -129,12 +137,14 @@ def count_killed(ledger: Ledger, job_id: int) -> int:
     return int(row["killed"]) if row else 0
 
 
-def begin_attempt(ledger: Ledger, job_id: int, *, dag_id: str, run_id: str, try_number: int) -> int:
+def begin_attempt(
+    ledger: Ledger, job_id: int, *, dag_id: str, run_id: str, try_number: int, peer: str | None = None
+) -> int:
     """Make the job run under a new attempt with a fresh lease; attempts that never ended are closed as lost."""
     close_lost_attempts(ledger, job_id)
     ledger.execute(SQL["clear_failures"], {"job_id": job_id})
     run = {"job_id": job_id, "dag_id": dag_id, "run_id": run_id, "try_number": try_number}
-    row = ledger.fetch_one(SQL["insert_attempt"], run)
+    row = ledger.fetch_one(SQL["insert_attempt"], {**run, "peer": peer})
     assert row is not None, "insert … returning gives a row"
     ledger.execute(SQL["set_running"], {**run, "attempt_id": row["attempt_id"], "lease_s": LEASE_S})
     return int(row["attempt_id"])
@@ -222,8 +232,9 @@ def finish_attempt(
     counted: bool = False,
     instances: int = 0,
     size_bytes: int = 0,
+    status_code: str | None = None,
 ) -> None:
-    """Record how an attempt ended."""
+    """Record how an attempt ended, and the peer's last answer (see :class:`Attempt`)."""
     ledger.execute(
         SQL["finish_attempt"],
         {
@@ -234,6 +245,7 @@ def finish_attempt(
             "counted": counted,
             "instances": instances,
             "bytes": size_bytes,
+            "status_code": status_code,
         },
     )
 
@@ -281,32 +293,42 @@ def move(
     return moved == 1
 
 
+def failed_with(ledger: Ledger, destination_id: int, reason_codes: Collection[str]) -> list[int]:
+    """The failed jobs at a destination with one of some reasons, oldest first."""
+    wanted = {"destination_id": destination_id, "reason_codes": list(reason_codes)}
+    return [row["job_id"] for row in ledger.fetch_all(SQL["failed_with"], wanted)]
+
+
 def steps(ledger: Ledger, job_id: int) -> list[Job]:
     """The steps of an iocm job, in their order; none for other jobs."""
     return [from_row(row) for row in ledger.fetch_all(SQL["steps"], {"job_id": job_id})]
 
 
-def dependencies(ledger: Ledger, job_id: int) -> list[Job]:
-    """The jobs, done or not, that a job was told to wait for, in their order."""
-    return [from_row(row) for row in ledger.fetch_all(SQL["dependencies"], {"job_id": job_id})]
+def related(ledger: Ledger, job: Job) -> RelatedJobs:
+    """The jobs around one, in their order."""
+    found: dict[str, list[int]] = {"step": [], "dependency": [], "blocked": []}
+    for row in ledger.fetch_all(
+        SQL["related"],
+        {
+            "job_id": job.job_id,
+            "destination_id": job.destination_id,
+            "study_key": job.study_key,
+            "patient_keys": [key for key in (job.patient_key, job.prior_patient_key) if key is not None],
+        },
+    ):
+        found[row["relation"]].append(row["job_id"])
+    return RelatedJobs(tuple(found["step"]), tuple(found["dependency"]), tuple(found["blocked"]))
 
 
 def listing(ledger: Ledger, wanted: JobFilter) -> list[ListedJob]:
     """Jobs that match, newest first, each with what blocks it."""
-    rows = ledger.fetch_all(
-        SQL["listing"],
-        {
-            "job_types": [t.value for t in wanted.job_types] or None,
-            "statuses": [s.value for s in wanted.statuses] or None,
-            "destinations": list(wanted.destinations) or None,
-            "since": wanted.since,
-            "until": wanted.until,
-            "study_instance_uid": wanted.study_instance_uid,
-            "before_job_id": wanted.before_job_id,
-            "limit": wanted.limit,
-        },
-    )
-    return [ListedJob(from_row(row), row["blocked_by"]) for row in rows]
+    return listed(ledger, job_pages.find(ledger, wanted))
+
+
+def listed(ledger: Ledger, job_ids: Sequence[int]) -> list[ListedJob]:
+    """Some jobs in the order given, each with what blocks it; numbers that no job has are left out."""
+    rows = {row["job_id"]: row for row in ledger.fetch_all(SQL["listed"], {"job_ids": list(job_ids)})}
+    return [ListedJob(from_row(rows[i]), rows[i]["blocked_by"]) for i in job_ids if i in rows]
 
 
 def attempts(ledger: Ledger, job_id: int) -> list[Attempt]:

@@ -32,6 +32,7 @@ def learn(ledger: Ledger, destination_id: int, patient: HeldPatient) -> None:
 def tell(ledger: Ledger, destination_id: int, patient: HeldPatient, *, prior_patient_key: str | None = None) -> None:
     """Record what a destination acknowledged: how it knows a patient now, and who gave way to them."""
     ledger.execute(SQL["tell"], _row(destination_id, patient))
+    ledger.execute(SQL["revive"], _identifier(destination_id, *patient.identifier))
     if prior_patient_key is not None:
         merge(ledger, destination_id, prior_patient_key, into=patient.patient_key)
 
@@ -49,6 +50,27 @@ def holders(ledger: Ledger, destination_id: int, patient_id: str, issuer_of_pati
         "issuer_of_patient_id": issuer_of_patient_id,
     }
     return {row["patient_key"] for row in ledger.fetch_all(SQL["holders"], wanted)}
+
+
+def known_by(ledger: Ledger, destination_id: int, patient_id: str, issuer_of_patient_id: str) -> list[HeldPatient]:
+    """The patients that a destination knows by an identifier, or may know by it. ``issuer_of_patient_id`` may be empty.
+
+    Where one of two issuers is missing, they count as the same, as they do at archives.
+    """
+    wanted = _identifier(destination_id, patient_id, issuer_of_patient_id)
+    return [HeldPatient(**row) for row in ledger.fetch_all(SQL["known_by"], wanted)]
+
+
+def retire(ledger: Ledger, destination_id: int, patient: HeldPatient) -> None:
+    """Record that a message ended the patient's identifier at a destination, which may keep it for them."""
+    identifier = _identifier(destination_id, *patient.identifier)
+    ledger.execute(SQL["retire"], {**identifier, "patient_key": patient.patient_key})
+
+
+def gave_up(ledger: Ledger, destination_id: int, patient_id: str, issuer_of_patient_id: str) -> set[str]:
+    """The keys of those whose an identifier was at a destination before it was retired; as :func:`known_by`."""
+    wanted = _identifier(destination_id, patient_id, issuer_of_patient_id)
+    return {row["patient_key"] for row in ledger.fetch_all(SQL["gave_up"], wanted)}
 
 
 def file(ledger: Ledger, destination_id: int, study_instance_uid: str, patient_key: str) -> None:
@@ -80,6 +102,14 @@ def introduce(ledger: Ledger, destination_id: int, study_instance_uids: Collecti
     """A destination acknowledged something of these studies: from now on it knows their patients."""
     wanted = {"destination_id": destination_id, "study_instance_uids": list(study_instance_uids)}
     ledger.execute(SQL["introduce"], wanted)
+
+
+def _identifier(destination_id: int, patient_id: str, issuer_of_patient_id: str) -> dict[str, Any]:
+    return {
+        "destination_id": destination_id,
+        "patient_id": patient_id,
+        "issuer_of_patient_id": issuer_of_patient_id or None,
+    }
 
 
 def _row(destination_id: int, patient: HeldPatient) -> dict[str, Any]:

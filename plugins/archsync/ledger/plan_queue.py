@@ -61,6 +61,12 @@ def queue_patients(ledger: Ledger, patient_keys: Sequence[str]) -> None:
     ledger.execute(SQL["queue_patients"], {"patient_keys": list(patient_keys)})
 
 
+def has_patients(ledger: Ledger, patient_keys: Sequence[str]) -> bool:
+    """Tell whether a study that was filed under one of these patients is still to be looked at."""
+    row = ledger.fetch_one(SQL["has_patients"], {"patient_keys": list(patient_keys)})
+    return row is not None and bool(row["found"])
+
+
 def take(ledger: Ledger, limit: int) -> list[str]:
     """Take studies to plan; call inside the transaction that writes their jobs."""
     return [row["study_key"] for row in ledger.fetch_all(SQL["take_queued"], {"limit": limit})]

@@ -209,6 +209,12 @@ def known_patient_jobs(
     return found
 
 
+def open_store_jobs(ledger: Ledger, destination_id: int, patient_keys: Collection[str]) -> list[KnownJob]:
+    """The open jobs that store something of patients at a destination."""
+    wanted = {"destination_id": destination_id, "patient_keys": list(patient_keys)}
+    return [_known(row) for row in ledger.fetch_all(SQL["open_store_jobs"], wanted)]
+
+
 def _known(row: Row) -> KnownJob:
     return KnownJob(
         job_id=row["job_id"],

@@ -107,13 +107,22 @@ class MllpClient:
         self._decoder = FrameDecoder()
         self._answered.clear()
 
-    def send(self, message: bytes, *, was_unanswered: bool = False, merge_is_pending: bool = False) -> Ack:
+    def send(
+        self,
+        message: bytes,
+        *,
+        was_unanswered: bool = False,
+        repeats_are_refused: bool = True,
+        merge_is_pending: bool = False,
+    ) -> Ack:
         """Send a message and wait until the receiver accepts it.
 
         Args:
             message: As built, with its control id; sent as it is.
             was_unanswered: An earlier attempt with these bytes got no valid answer: a refused repetition of a merge
                 then means that the first one was applied.
+            repeats_are_refused: A refused merge may be refused for being a repetition; False where the new identifier
+                gave way before, for which it is refused in any case.
             merge_is_pending: A merge of the same patient is still to be sent.
 
         Raises:
@@ -146,7 +155,7 @@ class MllpClient:
         rule = explain_ack(
             ack,
             header.trigger,
-            was_unanswered=was_unanswered,
+            was_unanswered=was_unanswered and repeats_are_refused,
             merge_is_pending=merge_is_pending,
             overrides=self._overrides,
         )

@@ -290,6 +290,15 @@ class Platform:
             cursor.execute(*self.queries.study_keys_where(**given))
             return tuple(key for (key,) in cursor.fetchall())
 
+    def find_studies_of(self, patient_keys: Iterable[str], *, limit: int = 1_000) -> tuple[str, ...]:
+        """Find studies whose rows name one of those patients. Raises as :meth:`resolve_survivors` does."""
+        keys = tuple(dict.fromkeys(patient_keys))
+        if not keys:
+            return ()
+        with self.session.transaction() as cursor:
+            cursor.execute(*self.queries.studies_of_patients(cursor, keys, limit))
+            return tuple(key for (key,) in cursor.fetchall())
+
     def iterate_study_keys(self, after: str | None = None, limit: int = 1000) -> tuple[str, ...]:
         """The next ``limit`` study keys after ``after``, in the order of the site's key type; empty at the end."""
         with self.session.transaction() as cursor:

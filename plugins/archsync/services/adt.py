@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 
 from archsync.core.adt import AdtEndpoint
 from archsync.core.adt_statement import Statement, find_statement
+from archsync.core.identifiers import WAIT_FOR_IDENTIFIERS, check_ends_alone, job_before_message
+from archsync.core.identity import HeldPatient
 from archsync.core.job import AdtChange, JobStatus, JobType, KnownJob, WaitReason
 from archsync.core.study import Facility, Patient
 from archsync.errors import (
@@ -25,16 +27,15 @@ from archsync.errors import (
     PeerRefused,
     PeerUnavailable,
 )
-from archsync.ledger import adt_messages, destinations, patients, plan_queue, planned_jobs
+from archsync.ledger import adt_messages, destinations, jobs, patients, plan_queue, planned_jobs
 from archsync.ledger.adt_messages import AdtMessage
 from archsync.ledger.database import Ledger
 from archsync.messages.adt import build_a08, build_a40, control_id, validate
 from archsync.messages.hl7_masking import mask_patient, show_patient
 from archsync.net.mllp import MllpClient
 from archsync.platformdb.reader import Platform
-from archsync.services.adt_identifiers import job_that_frees
 from archsync.services.attempt import Attempt, Ended, Run, run_attempt
-from archsync.services.taking import look_again
+from archsync.services.identifiers import reader
 
 #: The changes that concern who the patient is; they go before the others.
 _OF_IDENTITY = (AdtChange.IDENTIFIER, AdtChange.MERGE)
@@ -76,7 +77,7 @@ class _AdtJob:
         patient = self._patient()
         if patient is None:
             with self._ledger.transaction():
-                self._look_at_survivor()
+                self._look_at_all()
                 why = "The patient was merged into another, or is no longer on the platform."
                 return self._nothing(endpoint, why)
         if self._change is AdtChange.DEMOGRAPHICS and (first := self._identity_job()) is not None:
@@ -85,12 +86,11 @@ class _AdtJob:
         statement = self._statement(patient)
         if statement is None:
             return self._nothing(endpoint, "The archive knows it already.")
-        if statement.brings_identifier:
-            waits_for = job_that_frees(
-                self._ledger, self._platform, statement.patient, destination_id=self._destination_id
-            )
-            if waits_for is not None:
-                return self._wait_for(waits_for)
+        look = reader(self._ledger, self._platform, self._attempt.destination)
+        if statement.brings_identifier and (waits_for := job_before_message(patient, look)) is not None:
+            return self._wait_for(waits_for)
+        if statement.prior is not None:
+            check_ends_alone(statement.prior, patient, look)
         message = self._prepare(endpoint, statement)
         if message is None:
             return self._conclude_same(endpoint, statement)
@@ -116,13 +116,15 @@ class _AdtJob:
             raise problem
         return found.get(key)
 
-    def _look_at_survivor(self) -> None:
-        """Have the studies of whoever the patient gave way to planned: their merge is for another job to tell.
+    def _look_at_all(self) -> None:
+        """Have all studies planned of whoever the patient is by now: there may be more to tell of them.
 
-        They need not have been filed under any of the patients that this job names.
+        None of them need have been filed under the patients that this job names, nor sent anywhere.
         """
         survivors = set(self._platform.resolve_survivors([self._job.patient_key]).values())
-        plan_queue.queue_patients(self._ledger, sorted({*survivors, *self._platform.find_merged(survivors)}))
+        keys = sorted({*survivors, *self._platform.find_merged(survivors)})
+        plan_queue.queue_patients(self._ledger, keys)
+        plan_queue.queue(self._ledger, self._platform.find_studies_of(keys))
 
     def _statement(self, patient: Patient) -> Statement | None:
         held = patients.held(self._ledger, [self._destination_id], self._keys)[self._destination_id]
@@ -184,6 +186,7 @@ class _AdtJob:
                 control_id=control_id(change_id),
                 known_after=statement.known_after,
                 prior_patient_key=self._job.prior_patient_key,
+                prior=statement.prior,
                 built_at=built_at,
             )
 
@@ -238,6 +241,7 @@ class _AdtJob:
                     ack = client.send(
                         encoded,
                         was_unanswered=message.unanswered > 0,
+                        repeats_are_refused=not self._is_retired(message.known_after),
                         merge_is_pending=self._identity_job() is not None,
                     )
                 except ArchsyncError as exc:
@@ -246,6 +250,10 @@ class _AdtJob:
                 return ack.code
 
         return self._attempt.reach(talk)
+
+    def _is_retired(self, patient: HeldPatient) -> bool:
+        """Tell whether the identifier gave way to another there before."""
+        return bool(patients.gave_up(self._ledger, self._destination_id, *patient.identifier))
 
     def _record_failure(self, message: AdtMessage, error: ArchsyncError) -> None:
         if error.code == "adt-merge-first" or (
@@ -272,6 +280,12 @@ class _AdtJob:
         """What the archive knows now, in the caller's transaction."""
         known = message.known_after
         patients.tell(self._ledger, self._destination_id, known, prior_patient_key=message.prior_patient_key)
+        if message.retires is not None:
+            patients.retire(self._ledger, self._destination_id, message.retires)
+        if message.prior_patient_id is not None:
+            # Somebody else may have waited for this identifier, in vain so far.
+            for job_id in jobs.failed_with(self._ledger, self._destination_id, WAIT_FOR_IDENTIFIERS):
+                jobs.move(self._ledger, job_id, JobStatus.WAITING, wait_reason=WaitReason.QUEUE, reset_attempts=True)
         self._unite(known.patient_id, known.issuer_of_patient_id)
         adt_messages.acknowledge(self._ledger, message.message_id, ack_code=ack_code)
 
@@ -285,8 +299,9 @@ class _AdtJob:
 
     def _conclude_told(self, message: AdtMessage, ack_code: str) -> Ended:
         with self._ledger.transaction():
-            look_again(self._ledger, self._job)  # for what changed meanwhile
+            self._look_at_all()  # for what changed meanwhile, and what is to be told next
             self._record_told(message, ack_code)
+            self._attempt.status_code = ack_code
             told = f"The receiver took ADT^{message.trigger_event} {message.control_id} ({ack_code})."
             return self._attempt.conclude(JobStatus.SUCCEEDED, message=told)
 

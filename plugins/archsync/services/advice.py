@@ -20,6 +20,7 @@ _WAITING = {
     WaitReason.SEND_WINDOW: "Nothing to do: it starts when the destination's send window opens.",
     WaitReason.DESTINATION_DOWN: "`archsync destination test {destination}` says where it fails.",
     WaitReason.LANE: "See to job {blocked_by}, which has to finish first.",
+    WaitReason.IDENTIFIER: "Nothing to do: it goes on when the archive has learnt the other patient's new identifier.",
     WaitReason.QUEUE: _NOTHING,
 }
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from archsync.core.comparison import Desired
 from archsync.core.destination import Verification
 from archsync.core.job import FAR_FUTURE, JobStatus, JobType, WaitReason
-from archsync.core.planning import gate, missing_instances, unverified_instances
-from archsync.core.study import Instance
+from archsync.core.placing import Placed
+from archsync.core.planning import Work, gate, missing_instances, unverified_instances
+from archsync.core.study import Instance, Patient
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
-from archsync.errors import OutcomeUnknown, PeerRefused, PeerUnavailable
-from archsync.ledger import holdings, jobs, patients
+from archsync.errors import InvalidInput, OutcomeUnknown, PeerRefused, PeerUnavailable
+from archsync.ledger import holdings, jobs, patients, plan_queue, planned_jobs
 from archsync.ledger.database import Ledger
 from archsync.net.dicom.echo import echo
 from archsync.net.dicom.store import store_instances
@@ -29,10 +30,12 @@ from archsync.services.asking import VERIFY_PAUSES_S, list_for_check
 from archsync.services.attempt import LIMITED_TRIES, Attempt, Ended, Run, run_attempt
 from archsync.services.comparison import Compared, compare_one
 from archsync.services.dependants import follow_replacements, revive_dependants
-from archsync.services.placing import offer, outgoing
+from archsync.services.placing import IdentifierInUse, offer, outgoing
 
 #: How often acknowledged instances are committed, and progress told, in seconds: what a killed attempt may send again.
 COMMIT_S = 1.0
+#: Until whoever has an identifier at an archive was planned again.
+IDENTIFIER_PAUSE = timedelta(seconds=15)
 #: The archive has other bytes under this SOP Instance UID (core/archive_answers.py).
 _OTHER_BYTES = 0xA770
 #: The types of job that store instances.
@@ -82,7 +85,10 @@ class _StoreJob:
         missing = missing_instances(desired, held, self._destination)
         self._set_scope(desired, missing)
         if missing:
-            placed, patient = offer(self._ledger, self._platform, desired, self._job.destination_id, missing)
+            try:
+                placed, patient = self._offer(desired, missing)
+            except IdentifierInUse as exc:
+                return self._wait_for_identifier(exc, desired, missing)
             to_send = outgoing(desired, missing, placed, patient)
             placement_ids = {key: p.placement_id for key, p in placed.items()}
             self._offered_before = {h.placed.instance_key for h in held.instances.values() if not h.is_stored}
@@ -111,14 +117,56 @@ class _StoreJob:
         if has_sent and self._destination.iocm.supports_iocm and (compared := self._compare()) is not None:
             follow_replacements(self._ledger, self._platform, compared)
 
-    def _set_scope(self, desired: Desired, missing: Sequence[Instance]) -> None:
+    def _offer(self, desired: Desired, missing: Sequence[Instance]) -> tuple[dict[str, Placed], Patient]:
+        looked_before = self._job.reason_code == WaitReason.IDENTIFIER.value
+        try:
+            return offer(self._ledger, self._platform, desired, self._destination, missing, looked_before=looked_before)
+        except InvalidInput:
+            # Failed for this very identifier: with another one it is worth another job.
+            self._set_scope(desired, missing, with_identifier=True)
+            raise
+
+    def _wait_for_identifier(self, found: IdentifierInUse, desired: Desired, missing: Sequence[Instance]) -> Ended:
+        """Wait for the job that gives the other patient another identifier; or look again when they were planned."""
+        why = "The archive knows another patient by this one's identifier, and has not learnt their new one."
+        if found.job_id is None:
+            plan_queue.queue_patients(self._ledger, found.patient_keys)
+            return self._attempt.conclude(
+                JobStatus.WAITING,
+                code=WaitReason.IDENTIFIER.value,
+                message=why,
+                wait=WaitReason.IDENTIFIER,
+                not_before=self._attempt.now() + IDENTIFIER_PAUSE,
+            )
+        with self._ledger.transaction():
+            if found.job_id < self._job.job_id:
+                planned_jobs.depend(self._ledger, self._job.job_id, [found.job_id])
+                return self._attempt.conclude(
+                    JobStatus.WAITING, code=WaitReason.IDENTIFIER.value, message=why, wait=WaitReason.LANE
+                )
+            # A job waits for earlier ones only, or two might wait for each other: the later one may be in this one's
+            # lane, where the study was moved out of it.
+            work = Work(self._job.priority, desired.study.content_digest(), tuple(missing), self._attempt.now(), None)
+            planned_jobs.insert_store(
+                self._ledger,
+                self._job.job_type,
+                self._job.destination_id,
+                desired.study,
+                work,
+                requested_by=self._job.requested_by,
+            )
+            return self._attempt.conclude(
+                JobStatus.CANCELLED, code="nothing-to-do", message=f"{why} It goes on behind job {found.job_id}."
+            )
+
+    def _set_scope(self, desired: Desired, missing: Sequence[Instance], *, with_identifier: bool = False) -> None:
         total_bytes = sum(i.size_bytes for i in desired.instances)
         missing_bytes = sum(i.size_bytes for i in missing)
         jobs.set_scope(
             self._ledger,
             self._job.job_id,
             self._attempt.attempt_id,
-            content_digest=desired.study.content_digest(),
+            content_digest=desired.study.content_digest(with_identifier=with_identifier),
             totals=(len(desired.instances), total_bytes),
             done=(len(desired.instances) - len(missing), total_bytes - missing_bytes),
         )
@@ -174,6 +222,7 @@ class _StoreJob:
         lasting = [o for o in unsent if o.result is StoreResult.REFUSED or self._is_limited_out(o)]
         passing = [o for o in unsent if o not in lasting]
         first = (passing or lasting)[0]
+        self._attempt.status_code = None if first.status is None else f"{first.status:04X}"
         counts = f"{len(unsent)} of {len(unsent) + self._attempt.instances} instances were not stored"
         sample = f"the first is {first.instance.sop_instance_uid}: {first.message}"
         if passing:
@@ -203,5 +252,7 @@ class _StoreJob:
         )
 
     def _note_answer(self, outcome: StoreOutcome) -> None:
-        if outcome.status is not None and outcome.result is not StoreResult.STOP:
-            self._attempt.answered()
+        if outcome.status is not None:
+            self._attempt.status_code = f"{outcome.status:04X}"
+            if outcome.result is not StoreResult.STOP:
+                self._attempt.answered()

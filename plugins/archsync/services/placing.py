@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from archsync.core.comparison import Desired
+from archsync.core.destination import Destination
 from archsync.core.fitting import Fitting, Modification, map_uids
+from archsync.core.identifiers import Look, Undecided, find_other_record, job_before_images
 from archsync.core.identity import HeldPatient, known_as
 from archsync.core.placing import Placed, first_filed, place, root
 from archsync.core.study import Instance, Patient
@@ -13,20 +15,46 @@ from archsync.core.transfer import OutgoingInstance
 from archsync.ledger import holdings, patients
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
+from archsync.services.identifiers import reader
 
 #: What Original Attributes name as the system that changed them (0400,0563).
 MODIFYING_SYSTEM = "archsync"
 
 
+class IdentifierInUse(Exception):
+    """The patient's first images can't go out yet: the archive knows somebody else by their identifier.
+
+    ``job_id``: the job that ends that; None: there is none yet, and ``patient_keys`` are to be planned.
+    """
+
+    def __init__(self, *, job_id: int | None = None, patient_keys: Sequence[str] = ()) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+        self.patient_keys = patient_keys
+
+
 def offer(
-    ledger: Ledger, platform: Platform, desired: Desired, destination_id: int, missing: Sequence[Instance]
+    ledger: Ledger,
+    platform: Platform,
+    desired: Desired,
+    destination: Destination,
+    missing: Sequence[Instance],
+    *,
+    looked_before: bool,
 ) -> tuple[dict[str, Placed], Patient]:
     """Fix the placement of instances that are about to be sent, and the patient they go out with.
 
     From now on the archive may hold them, and knows the patient so. In one transaction, alone: two who send the same
     instance at the same time give it the same UIDs. Gives the placements by instance key.
+
+    Raises:
+        IdentifierInUse: come again; nothing was written. ``looked_before``: who has it was planned since the last time.
+        InvalidInput: ``identifier-taken`` or ``identifier-retired``: it is somebody else's at the archive for good.
     """
     study = desired.study
+    destination_id = destination.destination_id
+    assert destination_id is not None, "read from the ledger"
+    look = reader(ledger, platform, destination, looked_before=looked_before)
     with ledger.transaction():
         holdings.lock_placing(ledger)
         current = _read_again(ledger, desired, missing)
@@ -37,7 +65,7 @@ def offer(
         placed = {i.instance_key: current.latest[i.instance_key] for i in missing}
         holdings.offer(ledger, destination_id, [p.placement_id for p in placed.values()])
         (study_uid,) = {p.uids.study_instance_uid for p in placed.values()}
-        known = _as_known(ledger, destination_id, study_uid, current)
+        known = _as_known(ledger, destination_id, study_uid, current, look)
     return placed, known.as_patient(study.patient)
 
 
@@ -68,11 +96,12 @@ def _place(ledger: Ledger, platform: Platform, desired: Desired, unplaced: Seque
     holdings.insert_placements(ledger, study, new)
 
 
-def _as_known(ledger: Ledger, destination_id: int, study_uid: str, desired: Desired) -> HeldPatient:
+def _as_known(ledger: Ledger, destination_id: int, study_uid: str, desired: Desired, look: Look) -> HeldPatient:
     """The study's patient as the archive knows them, or is about to: what its images go out with.
 
     An archive that has not acknowledged a new identifier yet gets images under the old one, so that nothing overtakes
-    the message which changes it; and a study is one patient's there.
+    the message which changes it; and a study is one patient's there. One that does not know the patient yet gets to
+    know them only by an identifier that is nobody else's.
     """
     filed = patients.filed_under(ledger, destination_id, study_uid)
     if filed is not None:
@@ -81,6 +110,14 @@ def _as_known(ledger: Ledger, destination_id: int, study_uid: str, desired: Desi
     keys = {patient.patient_key, root(patient.patient_key, survivors), *desired.filed.values()}
     known = known_as(patient.patient_key, patients.held(ledger, [destination_id], keys)[destination_id], survivors)
     if known is None:
+        known = find_other_record(patient, look)
+    if known is None:
+        try:
+            before = job_before_images(patient, look)
+        except Undecided as undecided:
+            raise IdentifierInUse(patient_keys=undecided.patient_keys) from None
+        if before is not None:
+            raise IdentifierInUse(job_id=before)
         known = HeldPatient.of(patient)
         patients.learn(ledger, destination_id, known)
     patients.file(ledger, destination_id, study_uid, known.patient_key)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -48,9 +48,18 @@ class Refusal(Exception):
 
 
 class PatientRegistry:
-    """Patients by ``id^authority``, such as ``12345^HOSP``; those that images bring may lack the authority."""
+    """Patients by ``id^authority``, such as ``12345^HOSP``; those that images bring may lack the authority.
 
-    def __init__(self) -> None:
+    ``frees_identifiers``: an identity that gave way is forgotten, so that whoever comes under it next is somebody else;
+    by default it stands for its survivor ever after. ``on_renamed`` is told of an identity that ends (the old and the
+    new one): where an archive files by it, it has to file anew.
+    """
+
+    def __init__(
+        self, *, frees_identifiers: bool = False, on_renamed: Callable[[str, str], None] = lambda _old, _new: None
+    ) -> None:
+        self.frees_identifiers = frees_identifiers
+        self._on_renamed = on_renamed
         self._patients: dict[str, RegisteredPatient] = {}
         self._lock = threading.RLock()
 
@@ -158,8 +167,16 @@ class PatientRegistry:
         # dcm4chee gives one answer to both: a repeated merge, and a survivor that is merged away itself
         if any(patient is not None and patient.merged_into is not None for patient in (source, target)):
             raise Refusal("AR", "204", "MRG^1^1")
-        self._patients[new] = _updated(target or RegisteredPatient(), pid)
-        self._patients[old] = replace(source or RegisteredPatient(), merged_into=new)
+        if not is_change and not self.frees_identifiers:
+            self._patients[new] = _updated(target or RegisteredPatient(), pid)
+            self._patients[old] = replace(source or RegisteredPatient(), merged_into=new)
+            return
+        self._patients[new] = _updated(target or source or RegisteredPatient(), pid)
+        self._patients.pop(old, None)
+        for key, patient in self._patients.items():
+            if patient.merged_into == old:
+                self._patients[key] = replace(patient, merged_into=new)
+        self._on_renamed(old, new)
 
 
 def _is_compatible(one: str, other: str) -> bool:

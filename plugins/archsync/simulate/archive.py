@@ -69,7 +69,7 @@ class SimulatedArchive:
 
     What is in ``folder`` at the start is held already, rejected as it was, with patients as ADT messages left them.
     With ``iocm`` it honours rejection notes by these rules, which it then owns; without, a note is an object like any
-    other.
+    other. With ``frees_identifiers`` it forgets a patient's identifier that gave way to another.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class SimulatedArchive:
         host: str = "127.0.0.1",
         ssl_context: Any = None,
         iocm: IocmRules | None = None,
+        frees_identifiers: bool = False,
     ) -> None:
         self._folder = folder
         self._bind = (host, port)
@@ -90,7 +91,7 @@ class SimulatedArchive:
         self._rudeness = rudeness or Rudeness()
         self._progress = _Progress()
         self._lock = threading.Lock()
-        self._holdings = Holdings(folder, iocm)
+        self._holdings = Holdings(folder, iocm, frees_identifiers=frees_identifiers)
         self._requests: list[tuple[str, int | None]] = []
         self._association_count = 0
         self._server: Any = None

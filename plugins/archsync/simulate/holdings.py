@@ -69,8 +69,8 @@ class ShownInstance:
 class Holdings:
     """An archive's memory, on disk too. Usable from several threads."""
 
-    def __init__(self, folder: Path, iocm: IocmRules | None) -> None:
-        self.patients = PatientRegistry()
+    def __init__(self, folder: Path, iocm: IocmRules | None, *, frees_identifiers: bool = False) -> None:
+        self.patients = PatientRegistry(frees_identifiers=frees_identifiers, on_renamed=self._rename_patient)
         self._folder = folder
         self._iocm = iocm
         self._lock = threading.RLock()
@@ -231,6 +231,12 @@ class Holdings:
             LOGGER.warning("%s is skipped (%s)", path.name, type(exc).__name__)
 
     # -- ADT ---------------------------------------------------------------------------------------------------------
+
+    def _rename_patient(self, old: str, new: str) -> None:
+        with self._lock:
+            for study, key in self._patient_of_study.items():
+                if key == old:
+                    self._patient_of_study[study] = new
 
     def receive_message(self, message: ReceivedMessage) -> None:
         """Log a message that was answered, and applied to ``patients`` or not; one that was applied is kept.

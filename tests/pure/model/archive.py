@@ -67,9 +67,9 @@ def key_of(patient: Patient | HeldPatient) -> str:
 class Archive:
     """An archive that judges what comes by the receiver's rules, and remembers what it was sent."""
 
-    def __init__(self, *, honours_notes: bool, creates_patients: bool) -> None:
+    def __init__(self, *, honours_notes: bool, creates_patients: bool, frees_identifiers: bool) -> None:
         self.rules = IocmRules() if honours_notes else None
-        self.registry = PatientRegistry()
+        self.registry = PatientRegistry(frees_identifiers=frees_identifiers, on_renamed=self._rename_patient)
         self.creates_patients = creates_patients
         self.owner: dict[str, str] = {}
         self.kept: dict[str, Image] = {}
@@ -143,6 +143,9 @@ class Archive:
             known = RegisteredPatient(birth_date=birth_date, sex=patient.sex or "", dicom_name=patient.name)
             self.owner[study_uid] = self.registry.admit(key_of(patient), known)
         return hidden
+
+    def _rename_patient(self, old: str, new: str) -> None:
+        self.owner = {study: new if key == old else key for study, key in self.owner.items()}
 
     def take_message(self, message: Message) -> Refusal | None:
         if self.sent_messages.setdefault(message.control_id, message) != message:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 
+from archsync.core.adt import PriorIdentifier
 from archsync.core.destination import Destination, Verification
 from archsync.core.destination_iocm import NoteOrder, WithoutIocm
 from archsync.core.job import JobStatus, WaitReason
@@ -24,7 +25,14 @@ SOUTH = Facility("SOUTH", "South Clinic", "region")
 SITES: dict[str, Callable[[], tuple[Destination, Archive]]] = {}
 
 
-def site(name: str, *, honours_notes: bool = True, creates_patients: bool = False, **values) -> None:
+def site(
+    name: str,
+    *,
+    honours_notes: bool = True,
+    creates_patients: bool = False,
+    frees_identifiers: bool = False,
+    **values,
+) -> None:
     """Describe a kind of destination that histories may have."""
     facts = {"adt_host": "adt.example", "adt_receiving_application": "ARCHIVE", "settle_s": 0.0}
     facts["profile"] = ArchiveProfile.DCM4CHEE if honours_notes else ArchiveProfile.GENERIC
@@ -33,7 +41,9 @@ def site(name: str, *, honours_notes: bool = True, creates_patients: bool = Fals
         destination = Destination(
             name=name, called_ae_title="ARCHIVE", host="vna.example", port=104, **{**facts, **values}
         )
-        return destination, Archive(honours_notes=honours_notes, creates_patients=creates_patients)
+        return destination, Archive(
+            honours_notes=honours_notes, creates_patients=creates_patients, frees_identifiers=frees_identifiers
+        )
 
     SITES[name] = make
 
@@ -46,7 +56,17 @@ site("city", facilities=("CITY",), verification=Verification.C_FIND, note_order=
 site("forgetful", rejection_titles=("retention_expired=113039", "quality=none"))
 site("noteless", honours_notes=False)
 site("by-hand", honours_notes=False, without_iocm=WithoutIocm.OPERATOR)
+site("freeing", frees_identifiers=True, adt_prior_identifier=PriorIdentifier.FREED)
 site("deaf", adt_host=None, adt_receiving_application=None)
+
+#: Jobs that an operator sets right on the platform.
+FOR_WANT_OF_AN_IDENTIFIER = (
+    "identifier-taken",
+    "identifier-retired",
+    "adt-identifier-taken",
+    "adt-identifier-swap",
+    "adt-merge-unclear",
+)
 
 Event = tuple[str, int, int]
 """What happens, and two numbers that choose to what."""
@@ -173,6 +193,18 @@ class History:
         number = next(self.platform._numbers)
         self.platform.change_patient(key, "gets another identifier", patient_id=f"MRN{number}")
 
+    def do_reuse_mrn(self, a: int, b: int) -> None:
+        """An identifier that somebody had goes to another patient, new or not; maybe back to whose it was."""
+        free = self.platform.free_identifiers()
+        if not free:
+            return
+        if b % 3:
+            key = self.platform.add_patient(pick(free, a))
+            self.platform.add_study(key, CITY, ExamStatus.COMPLETED, 1 + b % 2)
+        else:
+            key = self.survivor(b // 3)
+            self.platform.change_patient(key, "gets a used identifier", patient_id=pick(free, a))
+
     def do_merge_patients(self, a: int, b: int) -> None:
         prior, survivor = self.survivor(a), self.survivor(b)
         if prior != survivor:
@@ -239,8 +271,16 @@ class History:
             if job.reason_code == "iocm-operator":
                 self.runner.tell(f"{job} is done by hand")
                 job.status = JobStatus.CANCELLED
-            else:
-                self.runner.move(job, JobStatus.WAITING, wait_reason=WaitReason.QUEUE, not_before=self.runner.now)
+                continue
+            if job.reason_code in FOR_WANT_OF_AN_IDENTIFIER:
+                self.give_fresh_identifier(job)
+            self.runner.try_again(job)
+
+    def give_fresh_identifier(self, job: Job) -> None:
+        study = self.platform.read(job.study_key) if job.study_key else None
+        key = self.platform.survivor(study.patient.patient_key if study else job.patient_key)
+        number = next(self.platform._numbers)
+        self.platform.change_patient(key, "gets an identifier that nobody had", patient_id=f"MRN{number}")
 
     # running it
 
@@ -259,6 +299,7 @@ class History:
     def look_at_everything(self) -> None:
         """The nightly comparison: it finds what no event told of, say of patients of whom an archive shows nothing."""
         self.runner.queue |= {*self.platform.studies, *(p.study_key for p in self.runner.placements)}
+        self.runner.queue |= {j.study_key for j in self.runner.jobs if j.study_key and not j.status.is_done}
 
     def drain(self) -> None:
         """Faults stop, holds are lifted, exams end; then everything runs until nothing is left to do."""
@@ -309,6 +350,7 @@ class History:
     def check_archive(self, at: Site) -> None:
         shown = at.archive.shown
         name = at.destination.name
+        patients: dict[str, str] = {}
         for study_key in self.platform.studies:
             study = self.platform.read(study_key)
             assert study is not None
@@ -321,6 +363,10 @@ class History:
                 found.append((i, current[-1]))
                 shown = {uid: image for uid, image in shown.items() if image is not current[-1]}
             self.check_study(study, found, at)
+            owners = {at.archive.patient_of(image.uids.study_instance_uid)[0] for _, image in found}
+            for owner in owners:
+                if patients.setdefault(owner, study.patient.patient_key) != study.patient.patient_key:
+                    raise Violation("no two patients are one at an archive", f"{study_key} at {name}")
         for uid, image in shown.items():
             if not self.may_stay(image, at):
                 raise Violation("what is not desired is hidden", f"image {image.content} as {uid} at {name}")

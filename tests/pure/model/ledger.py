@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from archsync.core import identity, planning, withdrawal
+from archsync.core.adt import PriorIdentifier
 from archsync.core.comparison import Desired, Held, HeldInstance, Related
 from archsync.core.destination import Destination
+from archsync.core.identifiers import Holder, Look, Standing
 from archsync.core.identity import HeldPatient
 from archsync.core.job import AdtChange, JobStatus, JobType, KnownJob, WaitReason
 from archsync.core.placing import Placed
@@ -121,6 +123,7 @@ class Site:
     archive: Archive
     held: dict[int, HeldRow] = field(default_factory=dict)
     patients: dict[str, HeldPatient] = field(default_factory=dict)
+    retired: dict[tuple[str, str], str] = field(default_factory=dict)
     filed: dict[str, str] = field(default_factory=dict)
     archived: dict[str, datetime] = field(default_factory=dict)
     notes: dict[int, NoteRow] = field(default_factory=dict)
@@ -233,6 +236,43 @@ class LedgerModel:
             or j.status is JobStatus.SUPPRESSED
             or (j.is_cancelled_by_hand and latest[j.job_type is JobType.KOS] is j)
         )
+
+    # -- identifiers -------------------------------------------------------------------------------------------------
+
+    def look(self, site: Site, *, looked_before: bool = True) -> Look:
+        """As ``services/identifiers.py``: looks up who goes by an identifier at an archive."""
+
+        def look(identifier: tuple[str, str]) -> Standing:
+            survivors = self.platform.survivors()
+            known = [p for p in site.patients.values() if p.identifier == identifier and p.merged_into is None]
+            known = [p for p in known if p.is_introduced or self.has_open_offers(site, p.patient_key)]
+            keys = {p.patient_key for p in known}
+            stays = site.destination.adt_prior_identifier is PriorIdentifier.KEPT and identifier in site.retired
+            return Standing(
+                tuple(self.holder(site, p, survivors[p.patient_key]) for p in known),
+                gave_up=frozenset({survivors[site.retired[identifier]]} if stays else ()),
+                is_unsettled=bool(keys)
+                and (
+                    not looked_before
+                    or any(p.study_key in self.queue for p in self.placements if p.patient_key in keys)
+                ),
+            )
+
+        return look
+
+    def holder(self, site: Site, known: HeldPatient, survivor: str) -> Holder:
+        about = {known.patient_key, survivor}
+        jobs = [j for j in self.jobs if j.site is site and not j.status.is_done and j.patient_keys & about]
+        return Holder(
+            known,
+            survivor,
+            self.platform.patients[survivor],
+            tuple(j.known() for j in jobs if j.job_type in (*STORE, JobType.ADT)),
+        )
+
+    def has_open_offers(self, site: Site, patient_key: str) -> bool:
+        theirs = {p.placement_id for p in self.placements if p.patient_key == patient_key}
+        return any(n in theirs and not row.is_stored and row.note_id is None for n, row in site.held.items())
 
     # -- planning ----------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ class PlatformModel:
         self.studies: dict[str, Study] = {}
         self.instances: dict[str, Instance] = {}
         self.changed: set[str] = set()
+        self.former_ids: set[str] = set()
         self._numbers = itertools.count(1)
 
     # reading
@@ -58,10 +59,11 @@ class PlatformModel:
     def _tell(self, text: str) -> None:
         self.story.append(f"platform: {text}")
 
-    def add_patient(self) -> str:
+    def add_patient(self, patient_id: str | None = None) -> str:
         number = next(self._numbers)
         key = f"p{number}"
-        self.patients[key] = Patient(key, f"MRN{number}", "CITY", f"Name{number}^Given", date(1950, 1, 2), "F")
+        patient_id = patient_id or f"MRN{number}"
+        self.patients[key] = Patient(key, patient_id, "CITY", f"Name{number}^Given", date(1950, 1, 2), "F")
         return key
 
     def add_study(self, patient_key: str, facility: Facility, exam_status: str, instances: int) -> str:
@@ -142,7 +144,12 @@ class PlatformModel:
         self._touch(study_key)
         self._tell(f"study {study_key} {text}")
 
+    def free_identifiers(self) -> list[str]:
+        """The Patient IDs that somebody had and nobody has any more."""
+        return sorted(self.former_ids - {p.patient_id for p in self.patients.values()})
+
     def change_patient(self, patient_key: str, text: str, **values) -> None:
+        self.former_ids.add(self.patients[patient_key].patient_id)
         self.patients[patient_key] = replace(self.patients[patient_key], **values)
         self._touch_patient(patient_key)
         self._tell(f"patient {patient_key} {text}")

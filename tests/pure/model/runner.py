@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
-from archsync.core import adt_statement, identity, placing, waiting, withdrawal
+from archsync.core import adt_statement, identifiers, identity, placing, waiting, withdrawal
 from archsync.core.adt_statement import find_statement
 from archsync.core.comparison import Desired
 from archsync.core.destination import Verification
@@ -17,6 +17,8 @@ from archsync.core.placing import Bound, Placed
 from archsync.core.planning import gate, missing_instances, unverified_instances
 from archsync.core.rejection import NoteIdentity, RejectionTitle
 from archsync.core.study import Instance, RemovalReason
+from archsync.errors import InvalidInput
+from archsync.services.archive import IDENTIFIER_PAUSE
 from archsync.simulate.adt_registry import Refusal
 from model.archive import Image, Message, Note, key_of
 from model.ledger import STORE, HeldRow, Job, LedgerModel, MessageRow, NoteRow, Site, Steps
@@ -122,11 +124,22 @@ class Runner(LedgerModel):
         for name, value in values.items():
             setattr(job, name, value)
 
+    def try_again(self, job: Job) -> None:
+        if job.status is JobStatus.FAILED:
+            self.move(job, JobStatus.WAITING, wait_reason=WaitReason.QUEUE, not_before=self.now)
+
     def look_again(self, job: Job) -> None:
         if job.study_key is not None:
             self.queue.add(job.study_key)
         else:
             self.queue |= {p.study_key for p in self.placements if p.patient_key in job.patient_keys}
+
+    def look_at_all(self, job: Job) -> None:
+        """As ``services/adt.py``: whoever the patient is by now, there may be more to tell of them."""
+        survivors = self.platform.survivors()
+        survivor = survivors[job.patient_key]
+        self.queue |= {p.study_key for p in self.placements if survivors[p.patient_key] == survivor}
+        self.queue |= {key for key, s in self.platform.studies.items() if survivors[s.patient.patient_key] == survivor}
 
     def conclude(self, job: Job, status: JobStatus, code: str = "", **values) -> None:
         if status is JobStatus.FAILED or status.is_done or "not_before" in values:
@@ -154,6 +167,8 @@ class Runner(LedgerModel):
         missing = missing_instances(desired, held, destination)
         job.content_digest = desired.study.content_digest()
         yield "offer"
+        if missing and not self.may_introduce(job, desired):
+            return
         placed = self.offer(site, desired, missing)
         uids = {p.uids.study_instance_uid for p in placed.values()}
         patient = self.as_known(site, desired, next(iter(uids))) if missing else None
@@ -241,16 +256,54 @@ class Runner(LedgerModel):
     def filed(self, study_key: str) -> dict[str, str]:
         return placing.first_filed(p for p in self.placements if p.study_key == study_key)
 
-    def as_known(self, site: Site, desired: Desired, study_uid: str) -> HeldPatient:
-        """As ``services/placing.py``: the patient that images of a study go out with."""
-        if study_uid in site.filed:
-            return replace(self.follow(site, site.filed[study_uid]), is_introduced=True)
+    def known_as(self, site: Site, desired: Desired) -> HeldPatient | None:
         patient, survivors = desired.study.patient, self.platform.survivors()
         keys = {patient.patient_key, survivors[patient.patient_key], *self.filed(desired.study.study_key).values()}
         held = {key: site.patients[key] for key in keys if key in site.patients}
         known = identity.known_as(patient.patient_key, held, survivors)
+        return known or identifiers.find_other_record(patient, self.look(site))
+
+    def may_introduce(self, job: Job, desired: Desired) -> bool:
+        """As ``services/placing.py``: whether nobody else goes by the patient's identifier there; else the job ends."""
+        site = job.site
+        if desired.study_uid in site.filed or self.known_as(site, desired) is not None:
+            return True
+        look = self.look(site, looked_before=job.reason_code == WaitReason.IDENTIFIER.value)
+        try:
+            before = identifiers.job_before_images(desired.study.patient, look)
+        except identifiers.Undecided as undecided:
+            self.queue |= {p.study_key for p in self.placements if p.patient_key in undecided.patient_keys}
+            self.conclude(
+                job,
+                JobStatus.WAITING,
+                "identifier",
+                wait_reason=WaitReason.IDENTIFIER,
+                not_before=self.now + IDENTIFIER_PAUSE,
+            )
+            return False
+        except InvalidInput as exc:
+            job.content_digest = desired.study.content_digest(with_identifier=True)
+            self.conclude(job, JobStatus.FAILED, exc.code)
+            return False
+        if before is None:
+            return True
+        if before < job.job_id:
+            self.wait_for(job, before, "identifier")
+        else:
+            self.conclude(job, JobStatus.CANCELLED, "nothing-to-do")
+        return False
+
+    def wait_for(self, job: Job, other: int, code: str) -> None:
+        job.depends_on.add(other)
+        self.conclude(job, JobStatus.WAITING, code, wait_reason=WaitReason.LANE)
+
+    def as_known(self, site: Site, desired: Desired, study_uid: str) -> HeldPatient:
+        """As ``services/placing.py``: the patient that images of a study go out with."""
+        if study_uid in site.filed:
+            return replace(self.follow(site, site.filed[study_uid]), is_introduced=True)
+        known = self.known_as(site, desired)
         if known is None:
-            known = HeldPatient.of(patient)
+            known = HeldPatient.of(desired.study.patient)
             site.patients[known.patient_key] = replace(known, is_introduced=False)
         site.filed[study_uid] = known.patient_key
         return replace(known, is_introduced=True)
@@ -421,8 +474,7 @@ class Runner(LedgerModel):
                 return
         survivors = self.platform.survivors()
         if survivors[job.patient_key] != job.patient_key:
-            survivor = survivors[job.patient_key]
-            self.queue |= {p.study_key for p in self.placements if survivors[p.patient_key] == survivor}
+            self.look_at_all(job)
             self.conclude(job, JobStatus.CANCELLED, "nothing-to-do")
             return
         if job.adt_change is AdtChange.DEMOGRAPHICS and self._identity_job(job) is not None:
@@ -434,6 +486,17 @@ class Runner(LedgerModel):
         statement = find_statement(job.adt_change, patient, held, survivors, prior_patient_key=job.prior_patient_key)
         if statement is None:
             self.conclude(job, JobStatus.CANCELLED, "nothing-to-do")
+            return
+        try:
+            if statement.brings_identifier:
+                before = identifiers.job_before_message(patient, self.look(site))
+                if before is not None:
+                    self.wait_for(job, before, "lane")
+                    return
+            if statement.prior is not None:
+                identifiers.check_ends_alone(statement.prior, patient, self.look(site))
+        except InvalidInput as exc:
+            self.conclude(job, JobStatus.FAILED, exc.code)
             return
         if statement.prior is not None and key_of(statement.prior) == key_of(statement.patient):
             # To the receiver they are one already.
@@ -496,14 +559,16 @@ class Runner(LedgerModel):
             self.conclude(job, JobStatus.RETRYING, "adt-unknown")
             return False
         yield "record the answer"
-        if refusal is not None and not (was_unanswered and row.message.trigger == "A40"):
+        is_retired = row.known_after.identifier in site.retired
+        if refusal is not None and not (was_unanswered and row.message.trigger == "A40" and not is_retired):
             row.is_in_doubt = False
-            self.refused(job, row, refusal)
-            self.conclude(job, JobStatus.FAILED, "adt-refused")
+            if not (is_retired and row.message.trigger == "A40"):
+                self.refused(job, row, refusal)
+            self.conclude(job, JobStatus.FAILED, "adt-merge-unclear")
             return False
         row.is_told, row.is_in_doubt = True, False
         self.record_told(job, row)
-        self.look_again(job)
+        self.look_at_all(job)
         if row.job is job:
             self.conclude(job, JobStatus.SUCCEEDED)
         return True
@@ -515,6 +580,13 @@ class Runner(LedgerModel):
     def record_told(self, job: Job, row: MessageRow) -> None:
         site, known = job.site, row.known_after
         site.patients[known.patient_key] = replace(known, merged_into=None, is_introduced=True)
+        site.retired.pop(known.identifier, None)
+        if row.message.prior is not None:
+            ended = HeldPatient.of(row.message.prior).identifier
+            site.retired[ended] = row.prior_patient_key or known.patient_key
+            for other in self.jobs:
+                if other.site is site and other.reason_code in identifiers.WAIT_FOR_IDENTIFIERS:
+                    self.try_again(other)
         if row.prior_patient_key is not None and row.prior_patient_key in site.patients:
             prior = site.patients[row.prior_patient_key]
             site.patients[row.prior_patient_key] = replace(prior, merged_into=known.patient_key)

@@ -14,10 +14,11 @@ limit 1;
 
 -- name: insert
 -- A message, complete, before it is first sent.
-insert into adt_message (job_id, trigger_event, control_id, encoded, patient_key, prior_patient_key, patient_id,
-                         issuer_of_patient_id, name, birth_date, sex, built_at)
-values (%(job_id)s, %(trigger_event)s, %(control_id)s, %(encoded)s, %(patient_key)s, %(prior_patient_key)s, %(patient_id)s,
-        %(issuer_of_patient_id)s, %(name)s, %(birth_date)s, %(sex)s, %(built_at)s)
+insert into adt_message (job_id, trigger_event, control_id, encoded, patient_key, prior_patient_key, prior_patient_id,
+                         prior_issuer_of_patient_id, patient_id, issuer_of_patient_id, name, birth_date, sex, built_at)
+values (%(job_id)s, %(trigger_event)s, %(control_id)s, %(encoded)s, %(patient_key)s, %(prior_patient_key)s,
+        %(prior_patient_id)s, %(prior_issuer_of_patient_id)s, %(patient_id)s, %(issuer_of_patient_id)s, %(name)s,
+        %(birth_date)s, %(sex)s, %(built_at)s)
 returning *;
 
 -- name: discard
@@ -55,5 +56,6 @@ limit 1;
 
 -- name: purge
 -- Forget what acknowledged messages said of patients, once nobody will ask any more.
-update adt_message set encoded = null, patient_id = '', issuer_of_patient_id = null, name = '', birth_date = null, sex = null
+update adt_message set encoded = null, patient_id = '', issuer_of_patient_id = null, name = '', birth_date = null, sex = null,
+       prior_patient_id = null, prior_issuer_of_patient_id = null
 where acknowledged_at < %(older_than)s and encoded is not null;

@@ -1,3 +1,8 @@
+-- name: failed_with
+-- The failed jobs at a destination with one of some reasons, oldest first.
+select job_id from job
+where destination_id = %(destination_id)s and status = 'failed' and reason_code = any(%(reason_codes)s) order by job_id;
+
 -- name: merge_later
 -- A job is about to go back to the queue (the same conditions as in move): the follow-up queued behind it is merged into
 -- it, with its urgency and who asked for it.
@@ -12,8 +17,8 @@ merged as (
     from mover
     where job.destination_id = mover.destination_id and job.study_key = mover.study_key
       and job.status in ('waiting', 'ready') and job.job_id <> %(job_id)s and job.job_type in ('archive', 'dicom')
-    returning job.priority, job.requested_by)
-update job set priority = least(job.priority, merged.priority),
+    returning job.priority, job.front, job.requested_by)
+update job set priority = least(job.priority, merged.priority), front = greatest(job.front, merged.front),
                requested_by = coalesce(job.requested_by, merged.requested_by)
 from merged where job.job_id = %(job_id)s;
 
@@ -36,11 +41,32 @@ select j.*, d.name as destination from job j join destination d using (destinati
 select j.*, d.name as destination from job j join destination d using (destination_id)
 where j.parent_job_id = %(job_id)s order by j.job_id;
 
--- name: dependencies
--- What a job was told to wait for, done or not.
-select j.*, d.name as destination
-from job_dependency w join job j on j.job_id = w.depends_on_job_id join destination d using (destination_id)
-where w.job_id = %(job_id)s order by j.job_id;
+-- name: related
+-- The jobs around one: its steps; what it was told to wait for, done or not; and the waiting ones that it holds back in its
+-- lane, which are found as blocked_by finds it.
+(select 'step' as relation, job_id from job where parent_job_id = %(job_id)s order by job_id)
+union all
+(select 'dependency', depends_on_job_id from job_dependency where job_id = %(job_id)s order by depends_on_job_id)
+union all
+(select 'blocked', j.job_id
+ from job j
+ where j.job_id in (
+           select s.job_id from job s
+           where s.destination_id = %(destination_id)s and s.study_key = %(study_key)s
+             and s.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+           union
+           select p.job_id from job p
+           where p.destination_id = %(destination_id)s and p.patient_key = any(%(patient_keys)s)
+             and p.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+           union
+           select p.job_id from job p
+           where p.destination_id = %(destination_id)s and p.prior_patient_key = any(%(patient_keys)s)
+             and p.status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+           union
+           select d.job_id from job_dependency d where d.depends_on_job_id = %(job_id)s)
+   and j.status = 'waiting' and j.job_id <> %(job_id)s and blocked_by(j) = %(job_id)s
+ order by j.job_id
+ limit 50);
 
 -- name: lock
 -- One job with its destination's name, locked until the transaction ends.
@@ -59,7 +85,8 @@ where j.job_id = %(job_id)s and a.started_at >= j.first_attempt_at
 
 -- name: insert_attempt
 -- Begin an attempt: what Airflow runs, and which try.
-insert into job_attempt (job_id, dag_id, run_id, try_number) values (%(job_id)s, %(dag_id)s, %(run_id)s, %(try_number)s)
+insert into job_attempt (job_id, dag_id, run_id, try_number, peer)
+values (%(job_id)s, %(dag_id)s, %(run_id)s, %(try_number)s, %(peer)s)
 returning attempt_id;
 
 -- name: close_lost_attempts
@@ -103,7 +130,8 @@ returning others.other_jobs, others.other_associations;
 -- name: finish_attempt
 -- How an attempt ended.
 update job_attempt set finished_at = now(), outcome = %(outcome)s, reason_code = %(reason_code)s, reason = %(reason)s,
-                       counted = %(counted)s, instances_done = %(instances)s, bytes_done = %(bytes)s
+                       counted = %(counted)s, instances_done = %(instances)s, bytes_done = %(bytes)s,
+                       status_code = %(status_code)s
 where attempt_id = %(attempt_id)s and finished_at is null;
 
 -- name: move
@@ -138,20 +166,27 @@ select * from job_failure where job_id = %(job_id)s order by sop_instance_uid li
 -- A job's attempts, oldest first.
 select * from job_attempt where job_id = %(job_id)s order by attempt_id;
 
--- name: listing
--- Jobs, newest first, by any of type, status, destination, creation date, study UID; with what blocks each waiting one.
+-- name: listed
+-- Some jobs, each with what blocks it if it waits.
 select j.*, d.name as destination,
        case when j.status = 'waiting' then blocked_by(j) end as blocked_by
 from job j join destination d using (destination_id)
-where (%(job_types)s::text[] is null or j.job_type = any(%(job_types)s))
-  and (%(statuses)s::text[] is null or j.status = any(%(statuses)s))
-  and (%(destinations)s::text[] is null or d.name = any(%(destinations)s))
-  and (%(since)s::timestamptz is null or j.created_at >= %(since)s)
-  and (%(until)s::timestamptz is null or j.created_at < %(until)s)
-  and (%(study_instance_uid)s::text is null or j.study_instance_uid = %(study_instance_uid)s)
-  and (%(before_job_id)s::bigint is null or j.job_id < %(before_job_id)s)
-order by j.job_id desc
-limit %(limit)s;
+where j.job_id = any(%(job_ids)s);
+
+-- name: move_to_front
+-- Waiting jobs of one destination go ahead of all its others, of what was moved there before too; settling ones are due at
+-- once. Jobs that are ahead of all others already stay as they are.
+with ahead as (
+    select coalesce(max(o.front), 0) + 1 as front from job o
+    where o.destination_id = %(destination_id)s and o.front > 0 and o.status in ('waiting', 'ready')
+      and o.job_id <> all(%(job_ids)s))
+update job set front = ahead.front, updated_at = now(),
+               not_before = case when wait_reason = 'settling' then now() else not_before end,
+               wait_reason = case when wait_reason = 'settling' then 'queue' else wait_reason end
+from ahead
+where job.job_id = any(%(job_ids)s) and job.destination_id = %(destination_id)s and job.status = 'waiting'
+  and job.front < ahead.front
+returning job.job_id;
 
 -- name: counts
 -- Jobs per destination and status.

@@ -33,6 +33,38 @@ where destination_id = %(destination_id)s and patient_id = %(patient_id)s
   and issuer_of_patient_id is not distinct from %(issuer_of_patient_id)s and merged_into is null
   and introduced_at is not null;
 
+-- name: known_by
+-- Whom a destination knows by an identifier, or may know by it, since something of theirs was offered and not answered. Where
+-- one of two says no issuer, an archive takes them for the same.
+select p.patient_key, p.patient_id, p.issuer_of_patient_id, p.name, p.birth_date, p.sex, p.merged_into,
+       p.introduced_at is not null as is_introduced
+from held_patient p
+where p.destination_id = %(destination_id)s and p.patient_id = %(patient_id)s and p.merged_into is null
+  and (%(issuer_of_patient_id)s::text is null or coalesce(p.issuer_of_patient_id, %(issuer_of_patient_id)s) = %(issuer_of_patient_id)s)
+  and (p.introduced_at is not null or exists (
+      select from placed_series s join placement using (placed_series_id) join held_instance h using (placement_id)
+      where s.patient_key = p.patient_key and h.destination_id = p.destination_id and h.stored_at is null
+        and h.rejected_by is null));
+
+-- name: retire
+-- A message ended an identifier at a destination; it was this patient's.
+insert into retired_identifier (destination_id, patient_id, issuer_of_patient_id, patient_key)
+values (%(destination_id)s, %(patient_id)s, %(issuer_of_patient_id)s, %(patient_key)s)
+on conflict (destination_id, patient_id, issuer_of_patient_id) do update
+set patient_key = excluded.patient_key, retired_at = now();
+
+-- name: revive
+-- A destination took a message that gives an identifier to somebody: it is in use again.
+delete from retired_identifier
+where destination_id = %(destination_id)s and patient_id = %(patient_id)s
+  and issuer_of_patient_id is not distinct from %(issuer_of_patient_id)s;
+
+-- name: gave_up
+-- Whose an identifier was at a destination before a message ended it there; issuers as in known_by.
+select distinct patient_key from retired_identifier
+where destination_id = %(destination_id)s and patient_id = %(patient_id)s
+  and (%(issuer_of_patient_id)s::text is null or coalesce(issuer_of_patient_id, %(issuer_of_patient_id)s) = %(issuer_of_patient_id)s);
+
 -- name: file
 -- A study goes to a destination for the first time, as this patient's.
 insert into filed_study (destination_id, study_instance_uid, patient_key)

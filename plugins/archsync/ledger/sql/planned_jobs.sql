@@ -75,6 +75,15 @@ where destination_id = any(%(destination_ids)s) and study_key = any(%(study_keys
        or job_type in ('iocm', 'kos') and status = 'suppressed' and content_digest is not null)
 order by job_id;
 
+-- name: open_store_jobs
+-- The open jobs that store something of patients at a destination.
+select job_id, destination_id, study_key, job_type, status, content_digest, priority, wait_reason, not_before, created_at,
+       requested_by, adt_change, patient_key, prior_patient_key
+from job
+where destination_id = %(destination_id)s and patient_key = any(%(patient_keys)s) and job_type in ('archive', 'dicom')
+  and status in ('waiting', 'ready', 'running', 'retrying', 'failed')
+order by job_id;
+
 -- name: known_patient_jobs
 -- For planning: the undone ADT jobs of patients, and those that an administrator cancelled or a rule suppressed.
 select job_id, destination_id, study_key, job_type, status, content_digest, priority, wait_reason, not_before, created_at,

@@ -20,6 +20,11 @@ insert into study_queue (study_key)
 select distinct study_key from placed_series where patient_key = any(%(patient_keys)s) order by study_key
 on conflict (study_key) do nothing;
 
+-- name: has_patients
+-- Whether a study that was filed under one of these patients is still to be looked at.
+select exists (
+    select from study_queue q join placed_series s using (study_key) where s.patient_key = any(%(patient_keys)s)) as found;
+
 -- name: take_queued
 -- Take some studies to plan; they leave the queue when the transaction commits.
 delete from study_queue where study_key in (

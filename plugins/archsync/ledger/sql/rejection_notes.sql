@@ -49,5 +49,5 @@ update rejection_note set encoded = null
 where encoded is not null and coalesce(stored_at, abandoned_at) < %(older_than)s;
 
 -- name: records
--- The notes that a job built, oldest first, whole.
-select * from rejection_note where job_id = %(job_id)s order by note_id;
+-- The notes that some jobs built, by job, oldest first, whole.
+select * from rejection_note where job_id = any(%(job_ids)s) order by job_id, note_id;
