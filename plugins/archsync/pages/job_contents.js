@@ -1,6 +1,6 @@
 /* What a job is made of: instances, rejection notes as evidence, and HL7 messages. */
 
-import { C, Code, Facts, h, Icon, Moment, Nothing, Rows, Section, StatusPill, toastProblem, useState, Whole } from "./kit.js";
+import { C, Code, Facts, h, Icon, Moment, Nothing, Pager, Rows, Section, StatusPill, toastProblem, useState, Whole } from "./kit.js";
 import { post } from "./api.js";
 import { useBusy, useLive } from "./live.js";
 import { count, formatCount, formatMoment } from "./words.js";
@@ -33,9 +33,7 @@ const InstanceTable = ({ job }) => {
         { title: "What the archive said", cell: (i) => [i.store_status, i.message].filter(Boolean).join(" · "), from: "md" },
       ] }),
       !page.is_complete && h(C.Text, { color: "fg.warning", fontSize: "sm", mt: 1 }, "The platform can't be asked at the moment: what is still to be sent is missing here."),
-      (trail.length > 1 || page.next_cursor) && h(C.HStack, { gap: 2, justify: "flex-end", mt: 2 },
-        h(C.Button, { disabled: trail.length === 1, onClick: () => setTrail(trail.slice(0, -1)), size: "xs", variant: "outline" }, "Previous"),
-        h(C.Button, { disabled: !page.next_cursor, onClick: () => setTrail([...trail, page.next_cursor]), size: "xs", variant: "outline" }, "Next"))));
+      h(Pager, { trail, onTrail: setTrail, next: page.next_cursor })));
 };
 
 export const Instances = ({ job }) => {

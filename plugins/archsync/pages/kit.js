@@ -185,6 +185,12 @@ export const Rows = ({ label, columns, rows, keyOf, rowProps = () => ({}), empty
           h(C.Table.Cell, { key: j, verticalAlign: "top", ...shown(column) }, column.cell(row, i))))))));
 };
 
+/** Previous and next of a list in pages. `trail`: the cursors of the pages that led here, the first is "". */
+export const Pager = ({ trail, onTrail, next }) =>
+  (trail.length > 1 || next) && h(C.HStack, { gap: 2, justify: "flex-end", mt: 2 },
+    h(C.Button, { disabled: trail.length === 1, onClick: () => onTrail(trail.slice(0, -1)), size: "xs", variant: "outline" }, "Previous"),
+    h(C.Button, { disabled: !next, onClick: () => onTrail([...trail, next]), size: "xs", variant: "outline" }, "Next"));
+
 /** Instances or bytes done of all, as a bar with words. */
 export const Progress = ({ done, failed, total }) =>
   h(C.Box, { "aria-hidden": true, bg: "bg.emphasized", borderRadius: "full", display: "flex", h: "1.5", overflow: "hidden", w: "full" },

@@ -1,6 +1,6 @@
 /* One study: what the platform says, what each archive holds, and what can be done. */
 
-import { C, Code, Facts, Go, h, Icon, Loading, Moment, Note, Nothing, Pill, Rows, Section, StatusPill, toast, toastProblem, Trouble, useEffect, useRights, useState, Whole } from "./kit.js";
+import { C, Code, Facts, Go, h, Icon, Loading, Moment, Note, Nothing, Pager, Pill, Rows, Section, StatusPill, toast, toastProblem, Trouble, useEffect, useRights, useState, Whole } from "./kit.js";
 import { post } from "./api.js";
 import { About, Done, JobLink, StudyLink, When } from "./job_parts.js";
 import { useBusy, useLive } from "./live.js";
@@ -216,9 +216,7 @@ const OnHold = () => {
         { title: "By", cell: (hold) => hold.held_by },
         { title: "Since", cell: (hold) => h(Moment, { at: hold.held_at }), from: "md" },
       ] }),
-      (trail.length > 1 || page.next_cursor) && h(C.HStack, { gap: 2, justify: "flex-end", mt: 2 },
-        h(C.Button, { disabled: trail.length === 1, onClick: () => setTrail(trail.slice(0, -1)), size: "xs", variant: "outline" }, "Previous"),
-        h(C.Button, { disabled: !page.next_cursor, onClick: () => setTrail([...trail, page.next_cursor]), size: "xs", variant: "outline" }, "Next")))));
+      h(Pager, { trail, onTrail: setTrail, next: page.next_cursor }))));
 };
 
 export const Study = () => {
