@@ -64,6 +64,16 @@ def test_the_list_shows_jobs_newest_first_with_what_they_wait_for(run, run_json,
     assert "patient_key" not in first
 
 
+def test_of_a_running_job_is_shown_how_fast_it_sends(run, run_json, ledger, studies) -> None:
+    assert "sends" not in run("jobs", "show", "1").stdout
+    attempt_id = jobs.begin_attempt(ledger, 1, try_number=1, **RUN)
+    jobs.report(ledger, 1, attempt_id, instances=1, size_bytes=100, bytes_per_s=12_500_000, associations=2)
+    lines = [" ".join(line.split()) for line in run("jobs", "show", "1").stdout.splitlines()]
+    assert "sends 12.5 MB/s over 2 associations" in lines
+    shown = run_json("jobs", "show", "1")
+    assert (shown["bytes_per_s"], shown["associations"]) == (12_500_000, 2)
+
+
 def test_filters_leave_what_matches(run, run_json, ledger, studies) -> None:
     run("destination", "create", "vna2", "--ae-title", "VNA2", "--host", "h", "--port", "104")
     fail(ledger, 1)

@@ -80,6 +80,51 @@ def test_progress_adds_up_and_keeps_the_lease(ledger, add_job, sql):
     assert job.lease_until > job.started_at
 
 
+def test_a_report_tells_who_else_stores_at_the_destination(ledger, add_destination, add_job, make_study, sql):
+    """Only jobs that are alive count; one without an association is about to open one."""
+    job_id = add_job()
+    attempt_id = begin(ledger, job_id)
+
+    def neighbours() -> Neighbours | None:
+        return jobs.report(ledger, job_id, attempt_id)
+
+    assert neighbours() == Neighbours(0, 0)
+    others = {n: add_job(make_study(f"s{n}"), job_type=JobType.DICOM) for n in (2, 3, 4)}
+    assert neighbours() == Neighbours(0, 0), "they only wait"
+    attempts = {n: begin(ledger, others[n]) for n in (2, 3)}
+    assert neighbours() == Neighbours(2, 2)
+    jobs.report(ledger, others[2], attempts[2], associations=4)
+    assert neighbours() == Neighbours(2, 5)
+    sql("update job set lease_until = now() - interval '1 second' where job_id = %s", others[3])
+    assert neighbours() == Neighbours(1, 4)
+    sql("update job set job_type = 'kos' where job_id = %s", others[2])
+    assert neighbours() == Neighbours(1, 4), "notes are stored too"
+    sql("update job set job_type = 'adt' where job_id = %s", others[2])
+    assert neighbours() == Neighbours(0, 0), "messages go elsewhere"
+    begin(ledger, others[4])
+    assert neighbours() == Neighbours(1, 1)
+    elsewhere = add_destination("elsewhere").destination_id
+    sql("update job set destination_id = %s where job_id = %s", elsewhere, others[4])
+    assert neighbours() == Neighbours(0, 0)
+
+
+def test_how_fast_a_job_sends_is_known_while_it_runs_and_no_longer(ledger, add_job):
+    job_id = add_job()
+    attempt_id = begin(ledger, job_id)
+    jobs.report(ledger, job_id, attempt_id, bytes_per_s=5_000_000_000, associations=3)
+    job = jobs.get(ledger, job_id)
+    assert (job.bytes_per_s, job.associations) == (5_000_000_000, 3)
+
+    again = begin(ledger, job_id, try_number=2)
+    job = jobs.get(ledger, job_id)
+    assert (job.bytes_per_s, job.associations) == (0, 0), "the attempt before it was lost"
+
+    jobs.report(ledger, job_id, again, bytes_per_s=1000, associations=1)
+    assert jobs.move(ledger, job_id, JobStatus.SUCCEEDED, attempt_id=again)
+    job = jobs.get(ledger, job_id)
+    assert (job.bytes_per_s, job.associations) == (0, 0)
+
+
 def test_failures_are_named_once_and_forgotten_by_the_next_attempt(ledger, add_job):
     job_id = add_job()
     begin(ledger, job_id)
