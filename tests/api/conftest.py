@@ -9,6 +9,7 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,52 @@ def _no_proxy(monkeypatch) -> None:
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def add_job(ledger: Ledger) -> Callable[..., int]:
+    """Puts a job into the ledger as it stands in its row; gives its number."""
+    made = 0
+
+    def add(destination: str = "vna1", **columns: Any) -> int:
+        nonlocal made
+        made += 1
+        values = {
+            "job_type": "archive",
+            "priority": 2,
+            "patient_key": f"p{made}",
+            "study_key": f"s{made}",
+            "study_instance_uid": f"1.2.3.{made}",
+            "facility_id": "CITY",
+            "instances_total": 3,
+            **columns,
+        }
+        names = ", ".join(values)
+        marks = ", ".join(["%s"] * len(values))
+        row = ledger.fetch_one(
+            f"insert into job (destination_id, {names}) select destination_id, {marks} from destination"
+            " where name = %s returning job_id",
+            [*values.values(), destination],
+        )
+        assert row is not None, f"there is no destination {destination}"
+        return int(row["job_id"])
+
+    return add
+
+
+@pytest.fixture
+def planned(pacs: Any, platform_connection: str, ledger: Ledger) -> Callable[..., int]:
+    """Puts a study on the platform and plans it; gives the number of its job."""
+    from archsync.platformdb.reader import Platform
+    from archsync.services import planner
+
+    def plan(**values: Any) -> int:
+        study_key = pacs.add_volume(exam_status="Completed", **values)
+        with Platform.from_dsn(platform_connection) as platform:
+            planner.observe(platform, ledger)
+            planner.plan_queued(platform, ledger, now=datetime.now(UTC))
+        row = ledger.fetch_one("select job_id from job where study_key = %s", [study_key])
+        assert row is not None, "the study is not due"
+        return int(row["job_id"])
+
+    return plan

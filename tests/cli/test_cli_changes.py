@@ -312,7 +312,7 @@ def test_held_says_which_note_withdrew_what_and_when(hospital, run, run_json, le
     hospital.settle()
     hospital.pacs.remove_instances(key, 1, reason=RemovalReason.QUALITY)
     hospital.settle()
-    (note,) = rejection_notes.records(ledger, hospital.only(JobType.KOS))
+    (note,) = rejection_notes.records(ledger, [hospital.only(JobType.KOS)])
     assert {s["study_key"]: s["rejected"] for s in run_json("held", "--destination", "vna1")} == {kept: 0, key: 1}
     assert [s["study_key"] for s in run_json("held", "--destination", "vna1", "--rejected")] == [key]
     of_study = ("held", "--destination", "vna1", "--study", hospital.uid(key))

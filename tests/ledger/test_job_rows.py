@@ -106,11 +106,11 @@ def test_the_most_urgent_priority_comes_first_and_the_oldest_of_it(ledger, desti
     routine = add_job(make_study("s1"))
     stat = [add_job(make_study(f"s{n}"), priority=Priority.STAT) for n in (2, 3, 4)]
 
-    assert dispatching.most_urgent_due(ledger)[destination.destination_id, DagKind.ARCHIVE].priority is Priority.STAT
+    assert dispatching.most_urgent_due(ledger)[destination.destination_id, DagKind.ARCHIVE].urgency == Priority.STAT
     assert claim(ledger, destination, limit=2, priority=Priority.STAT) == stat[:2]
     assert claim(ledger, destination, limit=2, priority=Priority.STAT) == stat[2:]
     due = dispatching.most_urgent_due(ledger)[destination.destination_id, DagKind.ARCHIVE]
-    assert (due.priority, due.handed_out) == (Priority.ROUTINE, 3)
+    assert (due.urgency, due.handed_out) == (Priority.ROUTINE, 3)
     assert claim(ledger, destination) == [routine]
     assert dispatching.most_urgent_due(ledger) == {}
 

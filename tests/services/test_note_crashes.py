@@ -109,7 +109,7 @@ def test_the_bytes_of_notes_are_forgotten_in_the_end_and_only_then(ws):
 
     assert forget_delivered(ws.site.ledger, now=now) == 0
     assert forget_delivered(ws.site.ledger, now=now + timedelta(days=KEEP_DAYS + 1)) == 1
-    assert [r.encoded for r in rejection_notes.records(ws.site.ledger, job_id)] == [None]
+    assert [r.encoded for r in rejection_notes.records(ws.site.ledger, [job_id])] == [None]
 
 
 def test_a_cancelled_job_stops_before_it_sends(ws, monkeypatch):

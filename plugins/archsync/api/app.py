@@ -8,19 +8,41 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from archsync.api import me, problems, static
+from archsync.api import (
+    destinations,
+    finding,
+    gateways,
+    holds,
+    job_actions,
+    jobs,
+    me,
+    overview,
+    problems,
+    static,
+    studies,
+)
 from archsync.api.access import GuardedRoute, Right, guarded_router, needs
 
 API = "/api/v1"
 
 #: One router a subject, all below ``/archsync/api/v1``.
-ROUTERS = (me.router,)
+ROUTERS = (
+    me.router,
+    jobs.router,
+    job_actions.router,
+    finding.router,
+    destinations.router,
+    gateways.router,
+    studies.router,
+    holds.router,
+    overview.router,
+)
 
 _DOC = """Everything the pages of archsync do. Authenticate as for Airflow's own API: the cookie of a browser that is
-logged in, or `Authorization: Bearer` with a token of `POST /auth/token`. Times are ISO 8601 in UTC. Lists come in pages: pass
-`next_cursor` as `cursor`. Errors are problem details (RFC 9457) with a stable `code`. What changes something takes
-JSON only. No answer names a patient, unless asked to by `phi` in the body of a request that needs the right
-*patient data*."""
+logged in, or `Authorization: Bearer` with a token of `POST /auth/token`. Times are ISO 8601 in UTC. Lists
+come in pages: pass `next_cursor` as `cursor`. Errors are problem details (RFC 9457) with a stable `code`.
+What changes something takes JSON only. No answer names a patient, unless asked to by `phi` in the body of a
+request that needs the right *patient data*."""
 
 
 def create_app() -> FastAPI:

@@ -36,8 +36,8 @@ class Problem(BaseModel):
     status: int
     code: str = Field(description="Stable: programs may rely on it.", examples=["unknown-job"])
     detail: str = Field(description="A sentence for an administrator.")
-    next_step: str | None = Field(None, description="What to do about it.")
-    fields: dict[str, str] | None = Field(None, description="Which fields of the request are wrong, and why.")
+    next_step: str | None = Field(default=None, description="What to do about it.")
+    fields: dict[str, str] | None = Field(default=None, description="Which fields of the request are wrong, and why.")
 
 
 #: Codes whose status their class does not tell.
@@ -45,7 +45,6 @@ _BY_CODE = {
     "unknown-job": HTTPStatus.NOT_FOUND,
     "unknown-study": HTTPStatus.NOT_FOUND,
     "unknown-destination": HTTPStatus.NOT_FOUND,
-    "unknown-gateway": HTTPStatus.NOT_FOUND,
     "not-retryable": HTTPStatus.CONFLICT,
     "not-cancellable": HTTPStatus.CONFLICT,
     "identity-locked": HTTPStatus.CONFLICT,
@@ -54,6 +53,9 @@ _BY_CODE = {
     "duplicate-destination": HTTPStatus.CONFLICT,
     "duplicate-gateway": HTTPStatus.CONFLICT,
     "nothing-to-do": HTTPStatus.CONFLICT,
+    "too-many-tests": HTTPStatus.TOO_MANY_REQUESTS,
+    "not-movable": HTTPStatus.CONFLICT,
+    "more-than-expected": HTTPStatus.CONFLICT,
     # The site's own set-up, not the request, is at fault.
     "connection-missing": HTTPStatus.SERVICE_UNAVAILABLE,
     "connection-malformed": HTTPStatus.SERVICE_UNAVAILABLE,
@@ -132,8 +134,8 @@ def _answer(
 
 def _on_our_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ArchsyncError)
-    fields = getattr(error, "fields", None)
-    return _answer(request, status_of(error), error.code, error.message, error.next_step, fields=fields)
+    fields = dict(error.fields) if isinstance(error, ConfigurationError) else None
+    return _answer(request, status_of(error), error.code, error.message, error.next_step, fields=fields or None)
 
 
 def _on_refusal(request: Request, error: Exception) -> JSONResponse:

@@ -100,8 +100,8 @@ def _say_rate(job: Job) -> str:
     return f"{size(job.bytes_per_s)}/s over {count(job.associations, 'association')}" if job.associations else ""
 
 
-def _say_job(job: Job | None) -> str:
-    return "" if job is None else f"job {job.job_id}, {say_type(job)}, {job.status.value}"
+def _say_job(item: ExplainedJob | None) -> str:
+    return "" if item is None else f"job {item.job.job_id}, {say_type(item.job)}, {item.job.status.value}"
 
 
 def _write_steps(steps: Sequence[ExplainedJob]) -> None:
@@ -254,7 +254,7 @@ def details_as_json(
     """All that is known of a job, for programs."""
     return {
         **as_json(found.explained),
-        "depends_on": [job.job_id for job in found.dependencies],
+        "depends_on": [item.job.job_id for item in found.dependencies],
         "steps": [as_json(step) for step in found.steps],
         "attempt_list": [{k: v for k, v in asdict(a).items() if k != "job_id"} for a in attempts],
         "failures": [asdict(f) for f in failures],

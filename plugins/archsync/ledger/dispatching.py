@@ -36,9 +36,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class DueJobs:
-    """What is due: the highest urgency (the lowest number), and how many jobs of the kind that Airflow has in hand are at
-    least as urgent.
-    """
+    """What is due: the most urgent one's urgency, and how many jobs of the kind in Airflow's hands are no less urgent."""
 
     urgency: int
     handed_out: int

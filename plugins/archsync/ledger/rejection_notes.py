@@ -90,10 +90,10 @@ def stored_by(ledger: Ledger, job_id: int, note_ids: Collection[int]) -> list[No
     return [_note(row) for row in ledger.fetch_all(SQL["stored_by"], wanted)]
 
 
-def records(ledger: Ledger, job_id: int) -> list[NoteRecord]:
-    """The notes that a job built, oldest first, for somebody who looks at the job."""
+def records(ledger: Ledger, job_ids: Collection[int]) -> list[NoteRecord]:
+    """The notes that some jobs built, by job, oldest first, for somebody who looks at them."""
     found = []
-    for row in ledger.fetch_all(SQL["records"], {"job_id": job_id}):
+    for row in ledger.fetch_all(SQL["records"], {"job_ids": list(job_ids)}):
         values = {name: row[name] for name in _RECORD_COLUMNS}
         values["title"] = RejectionTitle(row["title"])
         values["encoded"] = None if row["encoded"] is None else bytes(row["encoded"])

@@ -70,6 +70,8 @@ class Attempt:
         """What the attempt may take of the destination; follows how many others run there."""
         self.instances = 0
         """Instances acknowledged so far; what each attempt of the job is listed with."""
+        self.status_code: str | None = None
+        """What the peer last answered (or what it answered where it failed), for whoever looks at the attempt."""
         self._size_bytes = 0
         self._kind = dag_kind(taken.job.job_type)
         self._taken_away = threading.Event()
@@ -238,6 +240,7 @@ class Attempt:
                 counted=counted,
                 instances=self.instances,
                 size_bytes=self._size_bytes,
+                status_code=self.status_code,
             )
             moved = jobs.move(
                 self.ledger,
@@ -291,6 +294,7 @@ class Attempt:
             reason=message,
             instances=self.instances,
             size_bytes=self._size_bytes,
+            status_code=self.status_code,
         )
         return Ended(self.job.job_id, status, message, did_run=False)
 

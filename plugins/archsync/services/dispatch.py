@@ -35,8 +35,8 @@ RunState = Callable[[str, str], str | None]
 def hand_out(ledger: Ledger, *, now: datetime, is_paused: IsPaused) -> list[HandedOut]:
     """Mark due jobs as ready, within the quota of each destination and kind, and return them: STAT first, lanes kept.
 
-    Airflow starts the runs of one call in any order, so a call hands out one urgency per peer of a destination; less urgent
-    ones follow with the next call. Less urgent jobs that are out already do not use up the quota of more urgent ones.
+    Airflow starts the runs of one call in any order, so a call hands out one urgency per peer of a destination; less
+    urgent jobs follow with the next call. Those that are out already do not use up the quota of more urgent ones.
     """
     handed: list[HandedOut] = []
     due = dispatching.most_urgent_due(ledger)
@@ -115,11 +115,12 @@ def sweep(ledger: Ledger, *, run_state: RunState) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedJob:
-    """A job with why it waits and what holds it back, as listings show it."""
+    """A job with why it waits, what holds it back and which gateway it goes through, as listings show it."""
 
     job: Job
     wait_reason: WaitReason | None
     blocked_by: int | None
+    gateway: str | None
 
 
 def explain(ledger: Ledger, listed: list[ListedJob], *, now: datetime) -> list[ExplainedJob]:
@@ -129,10 +130,8 @@ def explain(ledger: Ledger, listed: list[ListedJob], *, now: datetime) -> list[E
     explained = []
     for item in listed:
         kind = dag_kind(item.job.job_type)
-        state = health[item.job.destination_id, kind]
-        closed = destination_gate(
-            by_id[item.job.destination_id], kind, state.health, is_suspended=state.is_suspended, now=now
-        )
+        destination, state = by_id[item.job.destination_id], health[item.job.destination_id, kind]
+        closed = destination_gate(destination, kind, state.health, is_suspended=state.is_suspended, now=now)
         why = wait_reason(
             status=item.job.status,
             stored=item.job.wait_reason,
@@ -141,5 +140,5 @@ def explain(ledger: Ledger, listed: list[ListedJob], *, now: datetime) -> list[E
             blocked_by=item.blocked_by,
             now=now,
         )
-        explained.append(ExplainedJob(item.job, why, item.blocked_by))
+        explained.append(ExplainedJob(item.job, why, item.blocked_by, destination.gateway))
     return explained

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING
 from archsync.core.job import Job, JobStatus, JobType
 from archsync.ledger import jobs, rejection_notes
 from archsync.ledger.database import Ledger
-from archsync.ledger.jobs import ListedJob
 from archsync.ledger.rejection_notes import NoteRecord
 from archsync.services import adt
 from archsync.services.adt import DescribedMessage
@@ -32,14 +32,15 @@ class DescribedNote:
 class DescribedJob:
     """A job, the change it is a step of, its own steps, what it depends on, and what it sent to be withdrawn or told.
 
-    ``blocker`` is the job that holds it back now.
+    ``blocker`` is the job that holds it back now; ``blocks`` are those that it holds back.
     """
 
     explained: ExplainedJob
-    blocker: Job | None
-    parent: Job | None
+    blocker: ExplainedJob | None
+    parent: ExplainedJob | None
     steps: tuple[ExplainedJob, ...]
-    dependencies: tuple[Job, ...]
+    dependencies: tuple[ExplainedJob, ...]
+    blocks: tuple[ExplainedJob, ...]
     notes: tuple[DescribedNote, ...]
     messages: tuple[DescribedMessage, ...]
 
@@ -58,22 +59,31 @@ def describe_job(
         InvalidInput: there is no such job.
     """
     job = jobs.get(ledger, job_id)
-    steps = jobs.steps(ledger, job_id) if job.job_type is JobType.IOCM else []
-    listed = [ListedJob(j, _blocker(ledger, j)) for j in (job, *steps)]
-    explained, *explained_steps = explain_jobs(ledger, listed, now=now)
+    related = jobs.related(ledger, job)
+    blocker = jobs.blocker(ledger, job_id) if job.status is JobStatus.WAITING else None
+    near = [
+        job_id,
+        *filter(None, (blocker, job.parent_job_id)),
+        *related.steps,
+        *related.dependencies,
+        *related.blocked,
+    ]
+    listed = jobs.listed(ledger, list(dict.fromkeys(near)))
+    by_id = {item.job.job_id: item for item in explain_jobs(ledger, listed, now=now)}
+
+    def explained(job_ids: Iterable[int]) -> tuple[ExplainedJob, ...]:
+        return tuple(by_id[i] for i in job_ids if i in by_id)
+
     return DescribedJob(
-        explained=explained,
-        blocker=jobs.get(ledger, explained.blocked_by) if explained.blocked_by is not None else None,
-        parent=jobs.get(ledger, job.parent_job_id) if job.parent_job_id is not None else None,
-        steps=tuple(explained_steps),
-        dependencies=tuple(jobs.dependencies(ledger, job_id)),
-        notes=tuple(_describe(n) for j in (job, *steps) for n in rejection_notes.records(ledger, j.job_id)),
+        explained=by_id[job_id],
+        blocker=by_id.get(blocker or 0),
+        parent=by_id.get(job.parent_job_id or 0),
+        steps=explained(related.steps),
+        dependencies=explained(related.dependencies),
+        blocks=explained(related.blocked),
+        notes=tuple(map(_describe, rejection_notes.records(ledger, [job_id, *related.steps]))),
         messages=tuple(adt.describe(ledger, job_id, phi=phi, actor=actor)) if job.job_type is JobType.ADT else (),
     )
-
-
-def _blocker(ledger: Ledger, job: Job) -> int | None:
-    return jobs.blocker(ledger, job.job_id) if job.status is JobStatus.WAITING else None
 
 
 def _describe(record: NoteRecord) -> DescribedNote:

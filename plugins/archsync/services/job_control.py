@@ -1,4 +1,4 @@
-"""What an administrator may do to a job: retry, cancel, move to the front; and what Airflow's own buttons mean for the ledger."""
+"""What an administrator may do to a job (retry, cancel, move to the front), and what Airflow's own buttons mean."""
 
 from __future__ import annotations
 

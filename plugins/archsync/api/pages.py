@@ -1,0 +1,61 @@
+"""Pages of a list, and answers that a browser may keep."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from datetime import datetime
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import Request, Response
+from pydantic import BaseModel, Field
+
+from archsync.errors import InvalidInput
+from archsync.ledger.job_pages import Place
+
+Limit = Annotated[int, Field(ge=1, le=200, description="At most this many.")]
+Cursor = Annotated[str, Field(min_length=1, max_length=200, description="`next_cursor` of the page before.")]
+
+
+def write_cursor(place: Place) -> str:
+    """Where a page of jobs ended, as the next one is asked for."""
+    return base64.urlsafe_b64encode(json.dumps([place[0].isoformat(), place[1]]).encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None) -> Place | None:
+    """Where the page before ended.
+
+    Raises:
+        InvalidInput: it was not made by :func:`write_cursor`.
+    """
+    if cursor is None:
+        return None
+    try:
+        at, job_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        place = (datetime.fromisoformat(at), int(job_id))
+        if place[0].tzinfo is None or not 0 <= place[1] < 2**63:
+            raise ValueError(cursor)
+    except (ValueError, TypeError):
+        raise InvalidInput(
+            "the cursor is none that archsync gave out", code="bad-cursor", next_step="Begin with the first page."
+        ) from None
+    return place
+
+
+UNCHANGED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "As the answer that has the ETag in `If-None-Match`."}
+}
+"""What a route that answers with :func:`revalidated` may answer, too."""
+
+
+def revalidated(request: Request, answer: BaseModel) -> Response:
+    """The answer with an ETag; 304 without a body when the browser has the same already."""
+    body = answer.model_dump_json().encode()
+    etag = f'W/"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    known = {tag.strip() for tag in request.headers.get("if-none-match", "").split(",")}
+    if etag in known:
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    return Response(body, media_type="application/json", headers=headers)
