@@ -258,6 +258,27 @@ def identity_problem(destination: Destination, tied: Sequence[str]) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What of a destination can be changed, or forgotten, with an override only; ``reason`` None: no setting."""
+
+    reason: str | None
+    settings: tuple[str, ...]
+    needs_reason_to_delete: bool
+
+
+def lock_of(ledger: Ledger, destination: Destination) -> Lock:
+    """Say what of a destination is locked."""
+    use = store.use(ledger, _id(destination))
+    tied = tuple(name for name in setting_fields(Destination) if name in IDENTITY)
+    is_locked = use.holds_instances or use.has_running_jobs
+    return Lock(
+        reason=identity_problem(destination, tied) if is_locked else None,
+        settings=tied if is_locked else (),
+        needs_reason_to_delete=use.holds_instances or use.has_jobs,
+    )
+
+
 def create(ledger: Ledger, facilities: KnownFacilities, values: Mapping[str, Any], *, actor: str) -> Destination:
     """Make a destination; every study is then compared with what it holds, which is nothing yet.
 

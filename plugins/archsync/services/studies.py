@@ -118,6 +118,15 @@ def describe_study(platform: Platform, ledger: Ledger, study_instance_uid: str, 
     )
 
 
+def find_key(platform: Platform, ledger: Ledger, study_instance_uid: str) -> str:
+    """The key of the one study with a UID, on the platform or, where that has none, at archives.
+
+    Raises:
+        InvalidInput: neither has it (``unknown-study``), or several studies have the UID.
+    """
+    return _find(platform, ledger, study_instance_uid)[0]
+
+
 def _find(platform: Platform, ledger: Ledger, study_instance_uid: str) -> tuple[str, bool]:
     """The key of a study, and whether the platform has it: by the platform's UID, else by one it has at an archive."""
     found = platform.find_study_keys(study_instance_uid=study_instance_uid)
@@ -187,7 +196,7 @@ def find_patient(platform: Platform, ledger: Ledger, study_instance_uid: str, *,
     Raises:
         InvalidInput: the platform has no such study, or its rows can't be used.
     """
-    study_key, _ = _find(platform, ledger, study_instance_uid)
+    study_key = find_key(platform, ledger, study_instance_uid)
     batch = platform.fetch_studies([study_key])
     for error in batch.rejected.values():
         raise error
@@ -209,7 +218,7 @@ def plan_now(
     Raises:
         InvalidInput: neither the platform nor the ledger has it (``unknown-study``).
     """
-    study_key, _ = _find(platform, ledger, study_instance_uid)
+    study_key = find_key(platform, ledger, study_instance_uid)
     report = planner.plan_now(platform, ledger, [study_key], now=now)
     subject = f"study {study_instance_uid}"
     destinations.audit(
