@@ -63,10 +63,9 @@ const Group = ({ group, form, disabled, isOpen, onToggle, lockedNames }) => {
 };
 
 /** Why some settings can't simply be changed any more, and the way to do it nevertheless. */
-const Lock = ({ lock, labels, reason, onReason, isNeeded, mayConfigure }) =>
+const Lock = ({ lock, reason, onReason, isNeeded, mayConfigure }) =>
   h(Note, { tone: "warning", title: "Some settings are locked", mb: 3 },
     h("div", null, lock.reason),
-    lock.settings?.length > 0 && h("div", null, `Locked: ${lock.settings.map((name) => labels[name] ?? name).join(", ")}.`),
     mayConfigure && isNeeded && h(C.Field.Root, { mt: 3, required: true },
       h(C.Field.Label, null, "Why you change them nevertheless", h(C.Field.RequiredIndicator)),
       h(C.Input, { bg: "bg", maxLength: 500, onChange: (e) => onReason(e.target.value), size: "sm", value: reason }),
@@ -140,7 +139,7 @@ export const Form = ({ schema, found, onSaved, onChanged, start }) => {
   const changes = Object.keys(form.changed).length;
   return h(C.Box, { ref: box, as: "form", noValidate: true, onSubmit: (event) => { event.preventDefault(); save(); } },
     !mayConfigure && h(Note, { mb: 3, title: "You may see these settings, but not change them" }),
-    lock && h(Lock, { lock, labels: Object.fromEntries(schema.groups.flatMap((g) => g.fields).map((f) => [f.name, f.label])), reason, onReason: setReason, isNeeded: touchesLock, mayConfigure }),
+    lock && h(Lock, { lock, reason, onReason: setReason, isNeeded: touchesLock, mayConfigure }),
     schema.groups.map((group) =>
       h(Group, { key: group.title, group, form, disabled: !mayConfigure, isOpen: open.has(group.title), lockedNames,
         onToggle: () => setOpen((old) => new Set(old.has(group.title) ? [...old].filter((title) => title !== group.title) : [...old, group.title])) })),
