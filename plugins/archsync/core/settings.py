@@ -91,23 +91,39 @@ def parse_value(cls: type, name: str, value: Any) -> Any:
         hint = f"; did you mean {close!r}?" if close else ""
         unknown = f"unknown setting {name!r}{hint}"
         raise ConfigurationError(unknown, code="unknown-setting", fields={name: unknown})
-    typed = type_value(cls, name, value)
+    try:
+        typed = _convert(_types(cls)[name], value)
+    except (TypeError, ValueError) as exc:
+        raise wrong_setting(name, str(exc)) from exc
     problem = (check := fields[name].metadata["check"]) and typed is not None and check(typed)
     if problem:
         raise wrong_setting(name, f"{problem} (got {value!r})")
     return typed
 
 
-def type_value(cls: type, name: str, value: Any) -> Any:
-    """Turn one value into the type of field ``name`` of ``cls``, unchecked: for values that were checked once.
+def read_stored(cls: type, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of ``cls`` in a row of a table that holds only what :func:`parse_value` gave, for its constructor.
 
-    Raises:
-        ConfigurationError: it has not that type.
+    Pages read hundreds of destinations: nothing is checked again, and only enums and lists are converted.
     """
-    try:
-        return _convert(_types(cls)[name], value)
-    except (TypeError, ValueError) as exc:
-        raise wrong_setting(name, str(exc)) from exc
+    return {
+        name: row[name] if convert is None or row[name] is None else convert(row[name])
+        for name, convert in _stored_types(cls).items()
+    }
+
+
+@cache
+def _stored_types(cls: type) -> dict[str, Callable[[Any], Any] | None]:
+    """Setting → what makes its value of the stored one; None: it is stored as it is."""
+    converters: dict[str, Callable[[Any], Any] | None] = {}
+    for name in setting_fields(cls):
+        annotation = _types(cls)[name]
+        if getattr(annotation, "__origin__", None) is tuple:
+            converters[name] = tuple
+            continue
+        kinds = getattr(annotation, "__args__", (annotation,))
+        converters[name] = next((k for k in kinds if isinstance(k, type) and issubclass(k, Enum)), None)
+    return converters
 
 
 def wrong_setting(name: str, sentence: str, *others: str) -> ConfigurationError:

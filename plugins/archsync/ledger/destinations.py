@@ -14,7 +14,7 @@ from archsync.core.destination import Destination
 from archsync.core.job import JobStatus, JobType
 from archsync.core.naming import DagKind, peer_of
 from archsync.core.retry import Health
-from archsync.core.settings import type_value
+from archsync.core.settings import read_stored
 from archsync.errors import ConfigurationError
 from archsync.ledger.database import Ledger, Row
 from archsync.ledger.queries import load
@@ -44,8 +44,7 @@ class Gateway:
 
 
 def _destination(row: Row) -> Destination:
-    values = {name: type_value(Destination, name, row[name]) for name in _COLUMNS}
-    return Destination(**values, destination_id=row["destination_id"])
+    return Destination(**read_stored(Destination, row), destination_id=row["destination_id"])
 
 
 def _row(destination: Destination) -> dict[str, Any]:

@@ -36,7 +36,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class DueJobs:
-    """What is due: the most urgent one's urgency, and how many jobs of the kind in Airflow's hands are no less urgent."""
+    """What is due: how urgent the most urgent one is, and how many in Airflow's hands are no less urgent."""
 
     urgency: int
     handed_out: int

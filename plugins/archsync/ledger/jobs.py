@@ -23,10 +23,11 @@ LEASE_S = 60
 
 @dataclass(frozen=True, slots=True)
 class ListedJob:
-    """A job with the earlier one that holds it back, if any."""
+    """A job with the one that holds it back, if any, and the gateway that its destination is behind."""
 
     job: Job
     blocked_by: int | None
+    gateway: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +329,7 @@ def listing(ledger: Ledger, wanted: JobFilter) -> list[ListedJob]:
 def listed(ledger: Ledger, job_ids: Sequence[int]) -> list[ListedJob]:
     """Some jobs in the order given, each with what blocks it; numbers that no job has are left out."""
     rows = {row["job_id"]: row for row in ledger.fetch_all(SQL["listed"], {"job_ids": list(job_ids)})}
-    return [ListedJob(from_row(rows[i]), rows[i]["blocked_by"]) for i in job_ids if i in rows]
+    return [ListedJob(from_row(rows[i]), rows[i]["blocked_by"], rows[i]["gateway"]) for i in job_ids if i in rows]
 
 
 def attempts(ledger: Ledger, job_id: int) -> list[Attempt]:

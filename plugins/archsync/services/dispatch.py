@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,6 +13,7 @@ from archsync.core.retry import Health
 from archsync.core.waiting import destination_gate, quota, wait_reason
 from archsync.ledger import destinations, dispatching, jobs
 from archsync.ledger.database import Ledger
+from archsync.ledger.destinations import DestinationHealth
 from archsync.ledger.jobs import ListedJob
 
 
@@ -123,22 +124,27 @@ class ExplainedJob:
     gateway: str | None
 
 
-def explain(ledger: Ledger, listed: list[ListedJob], *, now: datetime) -> list[ExplainedJob]:
+def explain(ledger: Ledger, listed: Sequence[ListedJob], *, now: datetime) -> list[ExplainedJob]:
     """Say of each waiting job why it waits, as things stand now."""
-    by_id: dict[int | None, Destination] = {d.destination_id: d for d in destinations.all_destinations(ledger)}
-    health = destinations.health(ledger)
+    by_id: dict[int | None, Destination] = {}
+    health: Mapping[tuple[int, DagKind], DestinationHealth] = {}
+    if any(item.job.status is JobStatus.WAITING for item in listed):
+        by_id = {d.destination_id: d for d in destinations.all_destinations(ledger)}
+        health = destinations.health(ledger)
     explained = []
     for item in listed:
-        kind = dag_kind(item.job.job_type)
-        destination, state = by_id[item.job.destination_id], health[item.job.destination_id, kind]
-        closed = destination_gate(destination, kind, state.health, is_suspended=state.is_suspended, now=now)
-        why = wait_reason(
-            status=item.job.status,
-            stored=item.job.wait_reason,
-            not_before=item.job.not_before,
-            gate=closed,
-            blocked_by=item.blocked_by,
-            now=now,
-        )
-        explained.append(ExplainedJob(item.job, why, item.blocked_by, destination.gateway))
+        why = None
+        destination = by_id.get(item.job.destination_id)
+        if item.job.status is JobStatus.WAITING and destination is not None:
+            kind = dag_kind(item.job.job_type)
+            state = health[item.job.destination_id, kind]
+            why = wait_reason(
+                status=item.job.status,
+                stored=item.job.wait_reason,
+                not_before=item.job.not_before,
+                gate=destination_gate(destination, kind, state.health, is_suspended=state.is_suspended, now=now),
+                blocked_by=item.blocked_by,
+                now=now,
+            )
+        explained.append(ExplainedJob(item.job, why, item.blocked_by, item.gateway))
     return explained

@@ -167,8 +167,8 @@ select * from job_failure where job_id = %(job_id)s order by sop_instance_uid li
 select * from job_attempt where job_id = %(job_id)s order by attempt_id;
 
 -- name: listed
--- Some jobs, each with what blocks it if it waits.
-select j.*, d.name as destination,
+-- Some jobs, each with its destination's gateway and, if it waits, with what blocks it.
+select j.*, d.name as destination, d.gateway,
        case when j.status = 'waiting' then blocked_by(j) end as blocked_by
 from job j join destination d using (destination_id)
 where j.job_id = any(%(job_ids)s);
