@@ -17,6 +17,8 @@ from archsync.services import overview
 
 router = guarded_router("overview")
 
+_memory = overview.HourMemory()
+
 
 class HourOut(BaseModel):
     """One hour, by its beginning."""
@@ -62,7 +64,7 @@ class OverviewOut(BaseModel):
 @router.get("/overview", dependencies=[needs(Right.READ)], response_model=OverviewOut, responses=UNCHANGED)
 def read_overview(request: Request, ledger: LedgerDep, now: Now) -> Response:
     """Sum up what went on, what there is to do and who is down."""
-    found = overview.describe_all(ledger, now=now)
+    found = overview.describe_all(ledger, now=now, memory=_memory)
     answer = OverviewOut(
         jobs_per_hour=[HourOut(hour=hour.started_at, made=hour.made, counts=dict(hour.ended)) for hour in found.hours],
         backlog=[

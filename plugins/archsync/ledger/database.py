@@ -65,6 +65,11 @@ class Ledger:
             self._connection.close()
             self._connection = None
 
+    @property
+    def key(self) -> str:
+        """Tells one ledger from another. It can hold a password: never to be shown."""
+        return self._dsn
+
     def clone(self) -> Ledger:
         """A second connection to the same ledger, for another thread."""
         return Ledger(self._dsn)

@@ -182,17 +182,38 @@ class Overview:
         return dict(totals)
 
 
-def describe_all(ledger: Ledger, *, now: datetime) -> Overview:
-    """Put together the overview. The hour that ``now`` is in is the last one."""
-    last = now.replace(minute=0, second=0, microsecond=0)
-    hours = [last - timedelta(hours=ago) for ago in reversed(range(HOURS))]
-    ended = overview.finished_per_hour(ledger, hours[0])
-    made = overview.made_per_hour(ledger, hours[0])
+class HourMemory:
+    """Remembers what was counted of hours that are over, so that each is counted once for all who look."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[datetime, Hour]] = {}
+
+    def read(self, ledger: Ledger, *, now: datetime) -> tuple[Hour, ...]:
+        """The last hours, the one that ``now`` is in last."""
+        last = now.replace(minute=0, second=0, microsecond=0)
+        wanted = [last - timedelta(hours=ago) for ago in reversed(range(HOURS))]
+        known = self._known.get(ledger.key, {})
+        since = next((hour for hour in wanted if hour not in known), last)
+        ended, made = overview.finished_per_hour(ledger, since), overview.made_per_hour(ledger, since)
+        counted = {
+            hour: Hour(hour, made.get(hour, 0), {s: n for s in _ENDED if (n := ended.get((hour, s), 0))})
+            for hour in wanted
+            if hour >= since
+        }
+        hours = {hour: counted.get(hour) or known[hour] for hour in wanted}
+        self._known[ledger.key] = {hour: h for hour, h in hours.items() if hour + _HOUR_IS_OVER <= now}
+        return tuple(hours.values())
+
+
+_HOUR_IS_OVER = timedelta(hours=1, minutes=5)
+"""From an hour's beginning: then no transaction that began in it is still to come."""
+
+
+def describe_all(ledger: Ledger, *, now: datetime, memory: HourMemory | None = None) -> Overview:
+    """Put together the overview; with ``memory``, hours that are over are as they were when they were counted."""
     described = describe_destinations(ledger, now=now)
     return Overview(
-        hours=tuple(
-            Hour(hour, made.get(hour, 0), {s: n for s in _ENDED if (n := ended.get((hour, s), 0))}) for hour in hours
-        ),
+        hours=(memory or HourMemory()).read(ledger, now=now),
         destinations=tuple(described),
         outages=_outages(described),
     )
