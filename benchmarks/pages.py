@@ -26,12 +26,15 @@ import psycopg
 
 from archsync.core.job import JobStatus, JobType
 from archsync.launcher.postgres import EmbeddedPostgres
-from archsync.ledger import job_pages, jobs
+from archsync.ledger import destinations as destination_store
+from archsync.ledger import holds, job_pages, jobs
 from archsync.ledger.database import Ledger
 from archsync.ledger.job_pages import JobFilter
 from archsync.ledger.migrate import migrate
+from archsync.services import destinations
 from archsync.services.dispatch import explain
 from archsync.services.explain import describe_job
+from archsync.services.overview import HourMemory, describe_all, describe_destinations
 
 #: More than this many times as long with many jobs as with few is too long.
 MAX_RATIO = 1.5
@@ -132,6 +135,15 @@ def questions() -> list[Question]:
         Question("job", lambda ledger, number: describe_job(ledger, number // 2, now=datetime.now(UTC))),
         Question("job of a run", lambda ledger, _: jobs.by_run(ledger, dag_id="dag", run_id="run 77")),
         Question("facilities", lambda ledger, _: job_pages.facilities(ledger)),
+    ]
+    memory = HourMemory()
+    asked += [
+        Question("destinations", lambda ledger, _: describe_destinations(ledger, now=datetime.now(UTC))),
+        Question(
+            "a destination's lock", lambda ledger, _: destinations.lock_of(ledger, destination_store.get(ledger, "d7"))
+        ),
+        Question("overview", lambda ledger, _: describe_all(ledger, now=datetime.now(UTC), memory=memory)),
+        Question("holds", lambda ledger, _: holds.page(ledger, limit=51)),
     ]
     return asked
 
