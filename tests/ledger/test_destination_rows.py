@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from archsync.core.adt import CharacterSet, Hl7Version, MergeTrigger, ProcessingId, UpdateTrigger
+from archsync.core.adt import CharacterSet, Hl7Version, MergeTrigger, PriorIdentifier, ProcessingId, UpdateTrigger
 from archsync.core.destination import Destination, Verification
 from archsync.core.destination_iocm import NoteOrder, WithoutIocm
 from archsync.core.naming import DagKind
@@ -86,6 +86,7 @@ UNUSUAL = {
     "adt_character_set": CharacterSet.LATIN_1,
     "adt_update_trigger": UpdateTrigger.A31,
     "adt_merge_trigger": MergeTrigger.A47,
+    "adt_prior_identifier": PriorIdentifier.FREED,
     "adt_processing_id": ProcessingId.TRAINING,
     "adt_patient_class": "O",
     "adt_identifier_type": "PI",

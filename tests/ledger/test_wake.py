@@ -127,6 +127,20 @@ def test_a_job_behind_another_in_its_lane_is_no_work(ledger, add_job, sql):
     assert not dispatching.work_is_waiting(ledger)
 
 
+def test_a_cancelled_job_that_is_retried_waits_for_a_later_one_that_runs(ledger, add_job, make_study, sql):
+    cancelled = add_job()
+    sql("update job set status = 'cancelled' where job_id = %s", cancelled)
+    later = add_job(job_type=JobType.DICOM)
+    other = add_job(make_study("s2"))
+    sql("update job set status = 'running' where job_id = any(%s)", [later, other])
+    sql("update job set status = 'waiting' where job_id = %s", cancelled)
+
+    assert jobs.blocker(ledger, cancelled) == later
+    sql("update job set status = 'retrying' where job_id = %s", later)
+    assert jobs.blocker(ledger, cancelled) is None
+    assert jobs.blocker(ledger, later) == cancelled
+
+
 @pytest.mark.parametrize(
     ("in_hand", "priority", "is_work"),
     [

@@ -50,6 +50,7 @@ def quota(destination: Destination, kind: DagKind, health: Health, *, handed_out
 def blocks(earlier: JobType, later: JobType, *, same_study: bool) -> bool:
     """Tell whether an earlier undone job of the same lane (destination and patient) holds back a later one.
 
+    A later job that runs already holds back an earlier one likewise, which an administrator took back into the lane.
     Different studies of a patient go in parallel; an ADT waits for all earlier, and all later wait for it. An iocm job
     is only the parent of its steps. The function ``blocked_by`` in the ledger says the same in SQL.
     """

@@ -229,7 +229,7 @@ class _AdtJob:
 
     def _send(self, endpoint: AdtEndpoint, message: AdtMessage) -> str:
         """Send a message and give the acknowledgement code; what a failure tells of the outcome is recorded."""
-        self._attempt.check_is_ours()
+        self._attempt.confirm_is_ours()
         encoded = message.encoded
         assert encoded is not None, "only acknowledged messages are purged"
 

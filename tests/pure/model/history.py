@@ -262,6 +262,28 @@ class History:
         if found:
             self.runner.crash(pick(found, a))
 
+    def do_leave(self, a: int, b: int) -> None:
+        found = self.runner.under_way()
+        if found:
+            self.runner.leave(pick(found, a))
+
+    def do_wake(self, a: int, b: int) -> None:
+        if self.runner.left:
+            self.runner.wake(a, b % 8 if b % 8 <= Fault.ANSWER_LOST else Fault.NONE)
+
+    def do_cancel(self, a: int, b: int) -> None:
+        """An administrator cancels a job, and at the end of the history takes that back."""
+        found = [j for j in self.runner.jobs if not j.status.is_done]
+        if found:
+            self.runner.cancel(pick(found, a), b % 8 if b % 8 <= Fault.ANSWER_LOST else Fault.NONE)
+
+    def take_back_cancellations(self) -> None:
+        """As ``archsync jobs retry`` does, which leaves alone what another job has taken over."""
+        for job in self.runner.jobs:
+            if job.is_cancelled_by_hand and job.reason_code == "cancelled" and not self.runner.heirs(job):
+                self.runner.tell(f"{job} is taken back")
+                self.runner.move(job, JobStatus.WAITING, wait_reason=WaitReason.QUEUE, not_before=self.runner.now)
+
     def do_retry(self, a: int, b: int) -> None:
         self.retry(lambda found: [pick(found, a)] if found else [])
 
@@ -310,6 +332,7 @@ class History:
                 )
         if self.has_lost_events:
             self.look_at_everything()
+        self.take_back_cancellations()
         for _ in range(40):
             self.do_plan(0, 0)
             self.runner.now += timedelta(seconds=1000)

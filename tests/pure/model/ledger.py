@@ -50,6 +50,7 @@ class Job:
     attempts: int = 0
     steps: Steps | None = None
     is_begun: bool = False
+    about_to: str = ""
     is_superseded: bool = False
 
     def known(self) -> KnownJob:
@@ -396,6 +397,19 @@ class LedgerModel:
             j
             for j in self.jobs
             if j.site is site and j.study_key == study_key and j.job_type in STORE and j.status in QUEUED
+        ]
+
+    def heirs(self, job: Job) -> list[Job]:
+        """The open jobs that do what a job was to do."""
+        kinds = STORE if job.job_type in STORE else (job.job_type,)
+        return [
+            j
+            for j in self.jobs
+            if j.site is job.site
+            and j.job_type in kinds
+            and not j.status.is_done
+            and (j.study_key, j.adt_change, j.patient_keys if j.study_key is None else None)
+            == (job.study_key, job.adt_change, job.patient_keys if job.study_key is None else None)
         ]
 
     def job(self, job_id: int) -> Job:

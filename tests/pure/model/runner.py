@@ -36,6 +36,11 @@ class Fault:
 class Runner(LedgerModel):
     """Runs the ledger's jobs one step at a time, as the services do."""
 
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.left: list[tuple[Job, Steps, str]] = []
+        self.has_lost_job = False
+
     # -- the queue ---------------------------------------------------------------------------------------------------
 
     def blocker(self, job: Job) -> Job | None:
@@ -45,7 +50,9 @@ class Runner(LedgerModel):
     def holds_back(self, earlier: Job, job: Job) -> bool:
         if earlier.job_id in job.depends_on:
             return True
-        if earlier.site is not job.site or earlier.job_id >= job.job_id:
+        if earlier.site is not job.site or earlier is job:
+            return False
+        if earlier.job_id > job.job_id and earlier.status is not JobStatus.RUNNING:
             return False
         same_study = job.study_key is not None and earlier.study_key == job.study_key
         same_lane = same_study or bool(earlier.patient_keys & job.patient_keys)
@@ -82,7 +89,7 @@ class Runner(LedgerModel):
         self.move(job, JobStatus.RUNNING, wait_reason=None)
         self.check_lane(job)
         run = {JobType.KOS: self.run_notes, JobType.ADT: self.run_adt}.get(job.job_type, self.run_store)
-        job.steps, job.is_begun = run(job), False
+        job.steps, job.is_begun, job.about_to = run(job), False, ""
         self.tell(f"{job} runs")
         self.step(job, Fault.NONE)
 
@@ -90,13 +97,45 @@ class Runner(LedgerModel):
         """Let a job that is under way do its next step."""
         assert job.steps is not None
         try:
-            if job.is_begun:
-                job.steps.send(fault)
-            else:
-                job.is_begun = True
-                next(job.steps)
+            job.about_to = job.steps.send(fault if job.is_begun else None)
+            job.is_begun = True
         except StopIteration:
             job.steps = None
+
+    def leave(self, job: Job) -> None:
+        """Its process stands still until the lease is over; another attempt may take over."""
+        assert job.steps is not None
+        self.left.append((job, job.steps, job.about_to))
+        job.steps = None
+        self.tell(f"{job} stands still")
+
+    def wake(self, number: int, fault: int) -> None:
+        """A process that stood still does what it was about to, beside the one that took over; then it notices."""
+        job, steps, about_to = self.left.pop(number % len(self.left))
+        # Later its association has timed out. Before what can't be taken back it asks the ledger whose the job is.
+        if job.steps is not None and about_to.startswith("send ") and job.job_type in STORE:
+            self.finish_last_step(job, steps, fault)
+        steps.close()
+
+    def finish_last_step(self, job: Job, steps: Steps, fault: int) -> None:
+        self.tell(f"{job} does its last step for a process that has lost it")
+        self.has_lost_job = True
+        try:
+            steps.send(fault)
+        except StopIteration:
+            pass
+        finally:
+            self.has_lost_job = False
+
+    def cancel(self, job: Job, fault: int) -> None:
+        """An administrator ends a job; what sends for it stops after the instance it is at."""
+        steps, job.steps = job.steps, None
+        self.move(job, JobStatus.CANCELLED, reason_code="cancelled")
+        self.tell(f"{job} is cancelled")
+        if steps is not None:
+            if job.is_begun and job.about_to.startswith("send ") and job.job_type in STORE:
+                self.finish_last_step(job, steps, fault)
+            steps.close()
 
     def crash(self, job: Job) -> None:
         assert job.steps is not None
@@ -142,6 +181,8 @@ class Runner(LedgerModel):
         self.queue |= {key for key, s in self.platform.studies.items() if survivors[s.patient.patient_key] == survivor}
 
     def conclude(self, job: Job, status: JobStatus, code: str = "", **values) -> None:
+        if self.has_lost_job:
+            return
         if status is JobStatus.FAILED or status.is_done or "not_before" in values:
             self.look_again(job)
         if status is JobStatus.RETRYING:

@@ -34,7 +34,19 @@ CHANGES = {
     "hold": 3,
     "exam": 2,
 }
-WORK = {"plan": 30, "plan_one": 2, "lose_events": 1, "hand_out": 25, "start": 30, "step": 90, "crash": 4, "retry": 6}
+WORK = {
+    "plan": 30,
+    "plan_one": 2,
+    "lose_events": 1,
+    "hand_out": 25,
+    "start": 30,
+    "step": 90,
+    "crash": 4,
+    "leave": 4,
+    "wake": 4,
+    "cancel": 3,
+    "retry": 6,
+}
 NAMES = [name for weights in (CHANGES, WORK) for name, weight in weights.items() for _ in range(weight)]
 
 
