@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from archsync.errors import ConfigurationError
@@ -23,7 +24,7 @@ class StoredObject:
         size_bytes = self.size_bytes()
         copy.restart()
         try:
-            self._files.get_file(self._path, str(copy.path))
+            self._files.get_file(self._path, str(copy.path), **_bounds(self._files))
         except Exception as exc:  # noqa: BLE001 - each file system has errors of its own
             if isinstance(exc, OSError) and is_no_room(exc):
                 raise NoRoom(exc) from None
@@ -42,6 +43,12 @@ class StoredObject:
             raise NotServed("its location is not a single object", code="file-not-regular")
         size = facts.get("size")
         return size if isinstance(size, int) else None
+
+
+def _bounds(files: Any) -> dict[str, int]:
+    """What keeps a file system from holding several large parts of an object in memory at a time (s3fs: of 50 MB)."""
+    get_file = getattr(files, "_get_file", files.get_file)
+    return {"max_concurrency": 1} if "max_concurrency" in signature(get_file).parameters else {}
 
 
 def _translated(exc: Exception) -> Interrupted | NotServed:
