@@ -55,7 +55,8 @@ select (array['archive', 'archive', 'archive', 'archive', 'archive', 'dicom', 'd
             when (hashint8(n) & 2147483647) %% 1000 < 30 then 'cancelled'
             when (hashint8(n) & 2147483647) %% 1000 < 40 then 'suppressed' else 'succeeded' end,
        1 + (hashint8(n * 13) & 2147483647) %% %(destinations)s,
-       2, 'p' || n / 5, 's' || n / 3, '1.2.826.0.1.3680043.8.498.' || n / 3,
+       -- Of a study at a destination no two wait.
+       2, 'p' || n / 5, 's' || case when n > %(jobs)s - %(jobs)s / 10000 - 20 then n * 10 else n / 3 end, '1.2.826.0.1.3680043.8.498.' || n / 3,
        'F' || (hashint8(n * 17) & 2147483647) %% %(facilities)s,
        'One of the reasons for which a job is as it is.', 'refused', 250, 250,
        now() - make_interval(secs => %(seconds)s::float8 * (%(jobs)s - n) / %(jobs)s),

@@ -85,6 +85,7 @@ _REFUSALS = {
     ),
     HTTPStatus.NOT_FOUND: ("unknown-address", "There is nothing at this address.", None),
     HTTPStatus.METHOD_NOT_ALLOWED: ("unknown-method", "This address does not take this method.", None),
+    HTTPStatus.UNPROCESSABLE_ENTITY: ("bad-request", "The request's body is no JSON.", "Send JSON in UTF-8."),
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (
         "json-only",
         "What changes something has to be sent as JSON.",
@@ -141,6 +142,8 @@ def _on_our_error(request: Request, error: Exception) -> JSONResponse:
 def _on_refusal(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
+    if status is HTTPStatus.BAD_REQUEST:  # a body that is no text at all; one that is no JSON comes as invalid
+        status = HTTPStatus.UNPROCESSABLE_ENTITY
     code, detail, next_step = _REFUSALS.get(status, ("refused", f"{status.phrase}.", None))
     headers = dict(error.headers or {})
     if status is HTTPStatus.UNAUTHORIZED:
