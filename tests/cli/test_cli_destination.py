@@ -92,6 +92,7 @@ def test_a_destination_is_made_with_every_option(run, ledger, pacs) -> None:
         "adt_character_set": "8859/1",
         "adt_update_trigger": "A31",
         "adt_merge_trigger": "A47",
+        "adt_prior_identifier": "freed",
         "adt_processing_id": "T",
         "adt_patient_class": "O",
         "adt_identifier_type": "PI",
@@ -190,9 +191,11 @@ def test_the_list_shows_scope_and_state(run, ledger, pacs, vna1) -> None:
     )
     down = Health(failures=3, down_since=datetime(2026, 5, 4, 10, tzinfo=UTC), reason_code="connection-refused")
     store.set_health(ledger, vna1.destination_id, DagKind.ARCHIVE, down)
-    lines = run("destination", "list").stdout.splitlines()
-    assert lines[1].endswith("Completed  all                 down since 2026-05-04 10:00:00Z (connection-refused)")
-    assert lines[2].endswith("Completed  CITY, group region  disabled")
+    waiting = "insert into job (job_type, destination_id, priority, patient_key) values ('archive', %s, 2, 'p')"
+    ledger.execute(waiting, [vna1.destination_id])
+    lines = [" ".join(line.split()) for line in run("destination", "list").stdout.splitlines()]
+    assert lines[1].endswith("Completed all down since 2026-05-04 10:00:00Z (connection-refused) 1 0")
+    assert lines[2].endswith("Completed CITY, group region disabled 0 0")
 
 
 def test_the_list_as_json_has_every_setting_and_the_health(run_json, vna1) -> None:
@@ -201,6 +204,7 @@ def test_the_list_as_json_has_every_setting_and_the_health(run_json, vna1) -> No
     assert item["name"] == "vna1"
     assert item["trigger_status"] == "Completed"
     assert item["down_since"] is None
+    assert (item["queue_depth"], item["failed"], item["holds_instances"]) == (0, 0, 0)
 
 
 def test_show_marks_what_differs_from_the_default(run, run_json, vna1) -> None:

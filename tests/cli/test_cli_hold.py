@@ -38,6 +38,15 @@ def test_a_study_is_held_back_listed_and_released_and_both_are_recorded(run, run
     assert plan_queue.take(ledger, 10), "it is looked at again"
 
 
+def test_a_study_is_pushed_now_and_asked_for_once(run, run_json, audit, uid) -> None:
+    assert run("--actor", "grace", "push", uid, "--destination", "vna1").stdout == "Job 1 brings it to vna1.\n"
+    assert run_json("jobs", "show", "1")["requested_by"] == "grace"
+    assert run("push", uid, "--destination", "vna1", "--missing-only").stdout == "Job 1 brings it to vna1.\n"
+    assert ("grace", "study.push", f"study {uid}", "all: Job 1 brings it to vna1.") in audit()
+    assert "there is no destination 'vna9'" in run("push", uid, "--destination", "vna9", status=2).stderr
+    assert "no study" in run("push", "1.2.3", "--destination", "vna1", status=2).stderr
+
+
 def test_what_is_held_back_waits_and_says_so(run, run_json, ledger, platform_dsn, uid) -> None:
     run("hold", "add", uid, "--reason", "legal hold")
     assert ", waits (hold) (due: " in run("plan", "--study", uid).stdout

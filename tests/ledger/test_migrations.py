@@ -10,8 +10,8 @@ import pytest
 from archsync.errors import ConfigurationError, LedgerUnavailable
 from archsync.ledger import migrate as migrate_module
 from archsync.ledger.database import Ledger
-from archsync.ledger.jobs import counts
 from archsync.ledger.migrate import available, migrate
+from archsync.ledger.overview import counts
 
 
 def test_a_second_run_applies_nothing(empty_dsn):

@@ -23,6 +23,7 @@ from archsync.cli.output import (
     write_table,
 )
 from archsync.core.destination import Destination
+from archsync.core.job import JobStatus
 from archsync.core.naming import PEERS, DagKind, pool_name
 from archsync.core.retry import Health
 from archsync.core.settings import format_value, setting_fields
@@ -31,6 +32,7 @@ from archsync.ledger.database import Ledger
 from archsync.ledger.destinations import DestinationHealth
 from archsync.services import destinations
 from archsync.services.destination_test import StepState, TriedStep, try_destination, where_from
+from archsync.services.overview import DescribedDestination, describe_destinations
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,20 +113,37 @@ def create(site: Site, /, name: str, assignments: tuple[str, ...], **options: An
 @json_option
 @pass_site
 def list_destinations(site: Site, as_json: bool) -> None:
-    """List the destinations, and how each of them is."""
+    """List the destinations, how each of them is, and the jobs that are still to run or failed there."""
     with site.open_ledger() as ledger:
-        found, health = store.all_destinations(ledger), store.health(ledger)
+        found = describe_destinations(ledger, now=datetime.now(UTC))
+        health = store.health(ledger)
     if as_json:
-        write_json(_as_json(d, health) for d in found)
+        write_json({**_as_json(item.destination, health), **_load_as_json(item)} for item in found)
         return
     write_table(
-        ("NAME", "AE TITLE", "HOST", "PORT", "GATEWAY", "TRIGGER", "SCOPE", "STATE"),
+        ("NAME", "AE TITLE", "HOST", "PORT", "GATEWAY", "TRIGGER", "SCOPE", "STATE", "TO DO", "FAILED"),
         [
-            (d.name, d.called_ae_title, d.host, d.port, d.gateway, d.trigger_status.value, _scope(d), _state(d, health))
-            for d in found
+            (
+                *(d.name, d.called_ae_title, d.host, d.port, d.gateway, d.trigger_status.value, _scope(d)),
+                *(_state(d, health), item.load.queue_depth, item.load.by_status.get(JobStatus.FAILED, 0)),
+            )
+            for item in found
+            for d in [item.destination]
         ],
         empty="There is no destination. `archsync destination create` makes one.",
     )
+
+
+def _load_as_json(found: DescribedDestination) -> dict[str, Any]:
+    rate = found.last_hour
+    return {
+        "queue_depth": found.load.queue_depth,
+        "oldest_waiting_at": found.load.oldest_waiting_at,
+        "running": found.load.by_status.get(JobStatus.RUNNING, 0),
+        "failed": found.load.by_status.get(JobStatus.FAILED, 0),
+        "last_hour": {"jobs": rate.succeeded, "instances": rate.instances, "bytes": rate.size_bytes},
+        "holds_instances": found.holding.instances,
+    }
 
 
 @destination.command()

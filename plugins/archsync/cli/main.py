@@ -26,6 +26,7 @@ COMMANDS = {
     "config": ("archsync.cli.config", "Gateways and destinations as one YAML file."),
     "plan": ("archsync.cli.plan", "Say what would be sent where, and why; changes nothing."),
     "jobs": ("archsync.cli.jobs", "Jobs: list, show, retry, cancel."),
+    "push": ("archsync.cli.push", "Send a study to archives now, whatever their triggers say."),
     "held": ("archsync.cli.held", "Say what an archive holds."),
     "hold": ("archsync.cli.hold", "Hold studies back, and release them."),
     "pools": ("archsync.cli.pools", "Airflow's pools, which bound what runs at the same time."),

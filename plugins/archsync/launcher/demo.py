@@ -25,7 +25,7 @@ from archsync.launcher.proof import format_proof, prove
 from archsync.launcher.story import write_story
 from archsync.launcher.up import Installation, Reporter, add_arguments, open_state, print_login, run_until_told
 from archsync.ledger import destinations as ledger_destinations
-from archsync.ledger import jobs, plan_queue
+from archsync.ledger import overview, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
 from archsync.services import destinations, planner
@@ -223,8 +223,8 @@ class Demo:
             if self._platform.has_changes(plan_queue.read_position(self._ledger)[0]):
                 return _StoryState("", is_over=False, failed=0)
             counts: Counter[tuple[JobType, JobStatus]] = Counter()
-            for _, job_type, status, count in jobs.counts(self._ledger):
-                counts[job_type, status] += count
+            for counted in overview.counts(self._ledger):
+                counts[counted.job_type, counted.status] += counted.jobs
             keys = [key for batch in self._platform.walk_study_keys() for key in batch]
             planned = planner.dry_run(self._platform, self._ledger, keys, now=datetime.now(UTC))
         except StoreUnavailable as exc:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from archsync.core.destination import Verification
 from archsync.core.job import JobStatus
 from archsync.core.planning import is_due, missing_instances, unverified_instances
-from archsync.ledger import jobs
+from archsync.ledger import jobs, overview
 from archsync.ledger.database import Ledger
 from archsync.ledger.jobs import JobFilter
 from archsync.platformdb.reader import Platform
@@ -63,9 +63,9 @@ def measure(platform: Platform, ledger: Ledger) -> list[Progress]:
             destination.name, Progress(destination.name, destination.verification is not Verification.NONE)
         )
         _count_study(entry, planned)
-    for name, _, status, count in jobs.counts(ledger):
-        if name in progress:
-            progress[name].jobs[status] += count
+    for counted in overview.counts(ledger):
+        if counted.destination in progress:
+            progress[counted.destination].jobs[counted.status] += counted.jobs
     for listed in jobs.listing(ledger, JobFilter(limit=_MAX_JOBS)):
         job = listed.job
         entry = progress[job.destination]

@@ -341,11 +341,3 @@ def failures(ledger: Ledger, job_id: int, *, limit: int = 100) -> list[InstanceF
     """The instances that a job could not send."""
     rows = ledger.fetch_all(SQL["failures"], {"job_id": job_id, "limit": limit})
     return [InstanceFailure(r["sop_instance_uid"], r["store_status"], r["code"], r["message"]) for r in rows]
-
-
-def counts(ledger: Ledger) -> list[tuple[str, JobType, JobStatus, int]]:
-    """Jobs per destination, type and status."""
-    return [
-        (r["destination"], JobType(r["job_type"]), JobStatus(r["status"]), r["jobs"])
-        for r in ledger.fetch_all(SQL["counts"])
-    ]

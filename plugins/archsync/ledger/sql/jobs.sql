@@ -187,9 +187,3 @@ from ahead
 where job.job_id = any(%(job_ids)s) and job.destination_id = %(destination_id)s and job.status = 'waiting'
   and job.front < ahead.front
 returning job.job_id;
-
--- name: counts
--- Jobs per destination and status.
-select d.name as destination, j.job_type, j.status, count(*) as jobs from job j join destination d using (destination_id)
-group by d.name, j.job_type, j.status order by d.name, j.job_type, j.status;
-

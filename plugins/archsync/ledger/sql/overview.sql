@@ -20,14 +20,9 @@ cross join lateral (
     order by j.created_at, j.job_id limit 1) as found;
 
 -- name: holding
--- How many instances each destination holds, or may hold: counted up to a bound, above it as PostgreSQL last estimated.
-select d.destination_id, n.instances, n.instances >= %(most)s as is_estimate,
-       greatest(n.instances, coalesce(c.reltuples, 0)::bigint) as estimate
-from destination d
-cross join lateral (
-    select count(*) as instances
-    from (select from held_instance h where h.destination_id = d.destination_id limit %(most)s) as found) as n
-left join pg_class c on c.oid = to_regclass('held_instance_' || d.destination_id);
+-- How many instances each destination holds, or may hold, as PostgreSQL estimates it; below zero: not yet estimated.
+select d.destination_id, c.reltuples::bigint as instances
+from destination d join pg_class c on c.oid = to_regclass('held_instance_' || d.destination_id);
 
 -- name: finished_since
 -- Jobs that ended since a moment, per destination.
