@@ -27,7 +27,7 @@ export const Choice = ({ label, options, chosen, onChange }) => {
       options.map((option) =>
         h(C.Menu.CheckboxItem, { key: option.value, checked: chosen.includes(option.value), value: option.value,
           onCheckedChange: (isOn) => onChange(isOn ? [...chosen, option.value] : chosen.filter((value) => value !== option.value)) },
-        h(C.Menu.ItemIndicator), option.label)),
+        h(C.Menu.ItemIndicator), option.label, option.hint && h(C.Text, { as: "span", color: "fg.muted" }, option.hint))),
       chosen.length > 0 && h(C.Menu.Item, { value: "", onClick: () => onChange([]), color: "fg.muted" }, "All")))));
 };
 
@@ -97,7 +97,7 @@ export const FilterBar = ({ filter, known, onChange, onFound, children }) => {
   const choice = (name, label, options) => h(Choice, { label, options, chosen: filter[name] ?? [], onChange: (value) => onChange({ [name]: value }) });
   return h(C.Flex, { align: "flex-start", gap: 2, mb: 3, wrap: "wrap" },
     h(Search, { onFound }),
-    choice("type", "Type", named(known?.types)),
+    choice("type", "Type", (known?.types ?? []).map(({ value, label }) => ({ value, label: value.toUpperCase(), hint: label }))),
     choice("destination", "Destination", named(known?.destinations)),
     named(known?.gateways).length > 0 && choice("gateway", "Gateway", named(known.gateways)),
     choice("facility", "Facility", named(known?.facilities)),
