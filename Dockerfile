@@ -7,6 +7,7 @@ RUN pip install --no-cache-dir --require-hashes -r /opt/airflow/requirements.txt
 COPY --chown=airflow:0 plugins /opt/airflow/plugins
 COPY --chown=airflow:0 dags /opt/airflow/dags
 COPY --chown=airflow:0 include /opt/airflow/include
+COPY --chown=airflow:0 docs /opt/airflow/docs
 
 # plugins/ must be importable before Airflow looks for providers: that is how it finds archsync's connection types.
 ENV PYTHONPATH=/opt/airflow/plugins:/opt/airflow/include

@@ -1,4 +1,4 @@
-"""The API does what its OpenAPI document says, for whatever schemathesis makes of that: no crash, no undeclared answer."""
+"""The API does what its document says, for whatever schemathesis makes of that: no crash, no undeclared answer."""
 
 from __future__ import annotations
 

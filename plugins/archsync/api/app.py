@@ -15,6 +15,7 @@ from archsync.api import (
     holds,
     job_actions,
     jobs,
+    manual,
     me,
     overview,
     problems,
@@ -53,6 +54,7 @@ def create_app() -> FastAPI:
         app.include_router(router, prefix=API)
     app.include_router(_document_router(app), prefix=API)
     app.include_router(static.router)
+    app.include_router(manual.router)
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -75,21 +76,33 @@ _BY_CLASS: tuple[tuple[type[ArchsyncError], HTTPStatus], ...] = (
     (InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 
-#: What the framework and the guard refuse: code, sentence, next step.
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    code: str
+    detail: str
+    next_step: str | None = None
+
+
+#: What the framework and the guard refuse.
 _REFUSALS = {
-    HTTPStatus.UNAUTHORIZED: ("not-logged-in", "You are not logged in, or no longer.", "Log in to Airflow."),
-    HTTPStatus.FORBIDDEN: (
-        "no-right",
-        "Your role in Airflow does not allow this.",
-        "Ask an administrator of Airflow for a role that does.",
+    HTTPStatus.UNAUTHORIZED: _Refusal(
+        code="not-logged-in", detail="You are not logged in, or no longer.", next_step="Log in to Airflow."
     ),
-    HTTPStatus.NOT_FOUND: ("unknown-address", "There is nothing at this address.", None),
-    HTTPStatus.METHOD_NOT_ALLOWED: ("unknown-method", "This address does not take this method.", None),
-    HTTPStatus.UNPROCESSABLE_ENTITY: ("bad-request", "The request's body is no JSON.", "Send JSON in UTF-8."),
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: (
-        "json-only",
-        "What changes something has to be sent as JSON.",
-        "Send the header Content-Type: application/json.",
+    HTTPStatus.FORBIDDEN: _Refusal(
+        code="no-right",
+        detail="Your role in Airflow does not allow this.",
+        next_step="Ask an administrator of Airflow for a role that does.",
+    ),
+    HTTPStatus.NOT_FOUND: _Refusal(code="unknown-address", detail="There is nothing at this address."),
+    HTTPStatus.METHOD_NOT_ALLOWED: _Refusal(code="unknown-address", detail="This address does not take this method."),
+    HTTPStatus.UNPROCESSABLE_ENTITY: _Refusal(
+        code="bad-request", detail="The request's body is no JSON.", next_step="Send JSON in UTF-8."
+    ),
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: _Refusal(
+        code="json-only",
+        detail="What changes something has to be sent as JSON.",
+        next_step="Send the header Content-Type: application/json.",
     ),
 }
 
@@ -144,11 +157,11 @@ def _on_refusal(request: Request, error: Exception) -> JSONResponse:
     status = HTTPStatus(error.status_code)
     if status is HTTPStatus.BAD_REQUEST:  # a body that is no text at all; one that is no JSON comes as invalid
         status = HTTPStatus.UNPROCESSABLE_ENTITY
-    code, detail, next_step = _REFUSALS.get(status, ("refused", f"{status.phrase}.", None))
+    refusal = _REFUSALS.get(status) or _Refusal(code="bad-request", detail=f"{status.phrase}.")
     headers = dict(error.headers or {})
     if status is HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    return _answer(request, status, code, detail, next_step, headers=headers)
+    return _answer(request, status, refusal.code, refusal.detail, refusal.next_step, headers=headers)
 
 
 def _on_invalid(request: Request, error: Exception) -> JSONResponse:
