@@ -94,7 +94,7 @@ def act(ledger: LedgerDep, now: Now, user: CurrentUser, actor: Actor, asked: Act
             return ActionOut(matching=sum(may(asked.action, job) for job in found))
         return _out(act_on(ledger, asked.action, job_ids, actor=actor, reason=reason, now=now, object_to=object_to))
     assert asked.filter is not None, "the model asks for one of them"
-    wanted = replace(asked.filter.as_filter(), before=read_cursor(asked.cursor))
+    wanted = replace(asked.filter.as_filter(), before=read_cursor(asked.cursor, int))
     if asked.dry_run:
         return ActionOut(matching=matching(ledger, asked.action, wanted))
     if asked.expected is not None and asked.cursor is None:

@@ -59,7 +59,7 @@ class PagedJobQuery(JobQuery):
 @router.get("/jobs", dependencies=[needs(Right.READ)], response_model=JobPage, responses=_UNCHANGED)
 def list_jobs(request: Request, ledger: LedgerDep, now: Now, query: Annotated[PagedJobQuery, Query()]) -> Response:
     """List jobs, newest first. Cheap to ask again: an unchanged page is answered with 304."""
-    wanted = replace(query.as_filter(), before=read_cursor(query.cursor), limit=query.limit + 1)
+    wanted = replace(query.as_filter(), before=read_cursor(query.cursor, int), limit=query.limit + 1)
     listed = store.listing(ledger, wanted)
     shown = listed[: query.limit]
     has_more = len(listed) > len(shown)

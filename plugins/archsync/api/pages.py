@@ -7,25 +7,26 @@ import hashlib
 import json
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
 from archsync.errors import InvalidInput
-from archsync.ledger.job_pages import Place
 
 Limit = Annotated[int, Field(ge=1, le=200, description="At most this many.")]
-Cursor = Annotated[str, Field(min_length=1, max_length=200, description="`next_cursor` of the page before.")]
+Cursor = Annotated[str, Field(min_length=1, max_length=1000, description="`next_cursor` of the page before.")]
+
+Key = TypeVar("Key", int, str)
 
 
-def write_cursor(place: Place) -> str:
-    """Where a page of jobs ended, as the next one is asked for."""
+def write_cursor(place: tuple[datetime, int | str]) -> str:
+    """Where a page ended, as the next one is asked for: a moment, and what tells apart what is of the same one."""
     return base64.urlsafe_b64encode(json.dumps([place[0].isoformat(), place[1]]).encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str | None) -> Place | None:
-    """Where the page before ended.
+def read_cursor(cursor: str | None, kind: type[Key]) -> tuple[datetime, Key] | None:
+    """Where the page before ended; the second of its place is of ``kind``.
 
     Raises:
         InvalidInput: it was not made by :func:`write_cursor`.
@@ -33,11 +34,11 @@ def read_cursor(cursor: str | None) -> Place | None:
     if cursor is None:
         return None
     try:
-        at, job_id = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        place = (datetime.fromisoformat(at), int(job_id))
-        if place[0].tzinfo is None or not 0 <= place[1] < 2**63:
+        at, key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        place = (datetime.fromisoformat(at), kind(key))
+        if place[0].tzinfo is None or (isinstance(place[1], int) and not 0 <= place[1] < 2**63) or "\0" in str(key):
             raise ValueError(cursor)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise InvalidInput(
             "the cursor is none that archsync gave out", code="bad-cursor", next_step="Begin with the first page."
         ) from None
