@@ -68,7 +68,7 @@ def test_good_names_pass(name) -> None:
     assert check_name(name) is None
 
 
-@pytest.mark.parametrize("name", ["", "1a", "A", "a-b", "a b", "a" * 41, "ä", "a\n"])
+@pytest.mark.parametrize("name", ["", "1a", "A", "a-b", "a b", "a" * 41, "ä", "a\n", "schema"])
 def test_bad_names_are_refused(name) -> None:
     assert check_name(name) is not None
 

@@ -31,6 +31,8 @@ from archsync.core.tls import TlsSettings
 
 # A name becomes part of DAG ids, pool names and asset names.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+# /destinations/schema describes the settings.
+_RESERVED_NAME = "schema"
 _WINDOW = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
 
 
@@ -43,6 +45,8 @@ class Verification(StrEnum):
 
 def check_name(name: str) -> str | None:
     """Say what is wrong with the name of a destination or gateway, or None."""
+    if name == _RESERVED_NAME:
+        return "is the address of something else in the API; choose another"
     if _NAME.fullmatch(name):
         return None
     return "must be 1 to 40 lower-case letters, digits or underscores, starting with a letter"
