@@ -119,7 +119,7 @@ def _identifiers_that_gave_way_are_free(patch: pytest.MonkeyPatch) -> None:
 
     def look(self, site, **values):
         see = whole(self, site, **values)
-        return lambda identifier: replace(see(identifier), gave_up=frozenset())
+        return lambda identifier: replace(see(identifier), gave_up={})
 
     patch.setattr(Runner, "look", look)
 

@@ -246,6 +246,10 @@ def test_an_identifier_that_is_somebody_elses_waits_until_they_have_another(ward
         [maria, otto],
     )
     planned = {ward.site.job(job_id).patient_key: job_id for job_id in ward.plan()}
+    if planned[maria] < planned[otto]:
+        # Behind a later job it is planned anew, for that one might wait for it.
+        assert ward.run(planned[maria]).status is JobStatus.CANCELLED
+        planned = {ward.site.job(job_id).patient_key: job_id for job_id in ward.plan()}
     ended = ward.run(planned[maria])
     assert (ended.status, ended.code) == (JobStatus.WAITING, "lane")
     assert jobs.blocker(ward.site.ledger, planned[maria]) == planned[otto]

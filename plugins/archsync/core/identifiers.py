@@ -8,7 +8,7 @@ what comes under an identifier that gave way goes to whom it gave way to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from archsync.core.identity import HeldPatient
@@ -47,12 +47,12 @@ class Holder:
 class Standing:
     """Who goes by an identifier at an archive.
 
-    ``gave_up``: whose it was until it gave way there, as the survivors that they are now, if it stays theirs.
-    ``is_unsettled``: planning has still to look at some of the holders, so a job that frees it may be about to be made.
+    ``gave_up``: whose it was until it gave way there, if it stays theirs: how the archive knows them now, by the keys
+    of the survivors that they are on the platform. ``is_unsettled``: planning has still to look at some of the holders, so a job that frees it may be about to be made.
     """
 
     holders: tuple[Holder, ...] = ()
-    gave_up: frozenset[str] = frozenset()
+    gave_up: Mapping[str, HeldPatient] = field(default_factory=dict)
     is_unsettled: bool = False
 
 
@@ -72,9 +72,10 @@ class Undecided(Exception):
 
 
 def find_other_record(patient: Patient, look: Look) -> HeldPatient | None:
-    """Another record of the same person, by which an archive knows the patient's identifier; None: there is none."""
-    own = (h.known for h in look(_identifier(patient)).holders if h.survivor == patient.patient_key)
-    return next(own, None)
+    """Another record of the same person, whose an archive takes the patient's identifier for; None: there is none."""
+    standing = look(_identifier(patient))
+    own = (holder.known for holder in standing.holders if holder.survivor == patient.patient_key)
+    return next(own, standing.gave_up.get(patient.patient_key))
 
 
 def job_before_images(patient: Patient, look: Look) -> int | None:
@@ -104,7 +105,7 @@ def job_before_images(patient: Patient, look: Look) -> int | None:
             next_step="See that the archive learns the other patient's new identifier (the destination may have no ADT"
             " receiver, or the message was cancelled); then retry the job.",
         )
-    if standing.gave_up - {patient.patient_key}:
+    if standing.gave_up.keys() - {patient.patient_key}:
         raise InvalidInput(
             "the patient's identifier was another patient's at the archive, who would get the images",
             code="identifier-retired",
@@ -132,7 +133,7 @@ def job_before_message(patient: Patient, look: Look) -> int | None:
             raise _swap()
         others = _others(standing, patient)
         if not others:
-            if first is None and standing.gave_up - {patient.patient_key}:
+            if first is None and standing.gave_up.keys() - {patient.patient_key}:
                 raise _taken("was another patient's at the archive, and stays theirs")
             return first
         holder = others[0]

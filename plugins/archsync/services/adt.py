@@ -326,6 +326,16 @@ class _AdtJob:
         return self._attempt.conclude(JobStatus.CANCELLED, code="nothing-to-do", message=why)
 
     def _wait_for(self, job_id: int) -> Ended:
+        """Wait for an earlier job; behind a later one, which may wait for this one, it is planned anew."""
+        if job_id > self._job.job_id:
+            with self._ledger.transaction():
+                self._look_at_all()
+                return self._attempt.conclude(
+                    JobStatus.CANCELLED,
+                    code="nothing-to-do",
+                    message=f"The new identifier is another patient's there until job {job_id} is done."
+                    " It is told by a job behind that.",
+                )
         planned_jobs.depend(self._ledger, self._job.job_id, [job_id])
         return self._attempt.conclude(
             JobStatus.WAITING,

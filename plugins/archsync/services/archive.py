@@ -30,7 +30,7 @@ from archsync.services.asking import VERIFY_PAUSES_S, list_for_check
 from archsync.services.attempt import LIMITED_TRIES, Attempt, Ended, Run, run_attempt
 from archsync.services.comparison import Compared, compare_one
 from archsync.services.dependants import follow_replacements, revive_dependants
-from archsync.services.placing import IdentifierInUse, offer, outgoing
+from archsync.services.placing import IdentifierInUse, MovedMeanwhile, offer, outgoing
 
 #: How often acknowledged instances are committed, and progress told, in seconds: what a killed attempt may send again.
 COMMIT_S = 1.0
@@ -71,6 +71,13 @@ class _StoreJob:
         endpoint = Endpoint.of(self._destination)
         if self._attempt.is_probe:
             self._attempt.reach(lambda: echo(endpoint), tells_health=False)
+        while True:
+            try:
+                return self._store(endpoint)
+            except MovedMeanwhile:
+                self._attempt.confirm_is_ours()
+
+    def _store(self, endpoint: Endpoint) -> Ended:
         compared = self._compare()
         if compared is None or not compared.desired.instances:
             return self._attempt.conclude(
@@ -86,7 +93,7 @@ class _StoreJob:
         self._set_scope(desired, missing)
         if missing:
             try:
-                placed, patient = self._offer(desired, missing)
+                placed, patient = self._offer(compared, missing)
             except IdentifierInUse as exc:
                 return self._wait_for_identifier(exc, desired, missing)
             to_send = outgoing(desired, missing, placed, patient)
@@ -117,13 +124,13 @@ class _StoreJob:
         if has_sent and self._destination.iocm.supports_iocm and (compared := self._compare()) is not None:
             follow_replacements(self._ledger, self._platform, compared)
 
-    def _offer(self, desired: Desired, missing: Sequence[Instance]) -> tuple[dict[str, Placed], Patient]:
+    def _offer(self, compared: Compared, missing: Sequence[Instance]) -> tuple[dict[str, Placed], Patient]:
         looked_before = self._job.reason_code == WaitReason.IDENTIFIER.value
         try:
-            return offer(self._ledger, self._platform, desired, self._destination, missing, looked_before=looked_before)
+            return offer(self._ledger, self._platform, compared, missing, looked_before=looked_before)
         except InvalidInput:
             # Failed for this very identifier: with another one it is worth another job.
-            self._set_scope(desired, missing, with_identifier=True)
+            self._set_scope(compared.desired, missing, with_identifier=True)
             raise
 
     def _wait_for_identifier(self, found: IdentifierInUse, desired: Desired, missing: Sequence[Instance]) -> Ended:

@@ -38,9 +38,10 @@ def reader(ledger: Ledger, platform: Platform, destination: Destination, *, look
             for known in found
         )
         stays = destination.adt_prior_identifier is PriorIdentifier.KEPT
+        now_known = {key: patients.follow(ledger, destination_id, key) for key in former if stays}
         return Standing(
             holders,
-            gave_up=frozenset(root(key, survivors) for key in former if stays),
+            gave_up={root(key, survivors): known for key, known in now_known.items() if known is not None},
             is_unsettled=bool(keys) and (not looked_before or plan_queue.has_patients(ledger, keys)),
         )
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from archsync.core.comparison import Desired
-from archsync.core.destination import Destination
 from archsync.core.fitting import Fitting, Modification, map_uids
 from archsync.core.identifiers import Look, Undecided, find_other_record, job_before_images
 from archsync.core.identity import HeldPatient, known_as
@@ -15,6 +14,7 @@ from archsync.core.transfer import OutgoingInstance
 from archsync.ledger import holdings, patients
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
+from archsync.services.comparison import Compared
 from archsync.services.identifiers import reader
 
 #: What Original Attributes name as the system that changed them (0400,0563).
@@ -33,11 +33,14 @@ class IdentifierInUse(Exception):
         self.patient_keys = patient_keys
 
 
+class MovedMeanwhile(Exception):
+    """Another job placed or offered some of the instances since they were compared: compare again."""
+
+
 def offer(
     ledger: Ledger,
     platform: Platform,
-    desired: Desired,
-    destination: Destination,
+    compared: Compared,
     missing: Sequence[Instance],
     *,
     looked_before: bool,
@@ -48,37 +51,53 @@ def offer(
     instance at the same time give it the same UIDs. Gives the placements by instance key.
 
     Raises:
-        IdentifierInUse: come again; nothing was written. ``looked_before``: who has it was planned since the last time.
+        MovedMeanwhile: what was compared is no longer so.
+        IdentifierInUse: come again. ``looked_before``: who has it was planned since the last time.
         InvalidInput: ``identifier-taken`` or ``identifier-retired``: it is somebody else's at the archive for good.
     """
-    study = desired.study
+    desired, destination = compared.desired, compared.destination
     destination_id = destination.destination_id
     assert destination_id is not None, "read from the ledger"
+    keys = {i.instance_key for i in missing}
     look = reader(ledger, platform, destination, looked_before=looked_before)
     with ledger.transaction():
         holdings.lock_placing(ledger)
-        current = _read_again(ledger, desired, missing)
+        found = _placements(ledger, desired, keys)
+        _check_unmoved(ledger, destination_id, compared, [p for p in found if p.instance_key in keys])
+        current = _as_placed(desired, keys, found)
         unplaced = [i for i in missing if current.placement_of(i) is None]
         if unplaced:
             _place(ledger, platform, current, unplaced)
-            current = _read_again(ledger, desired, missing)
+            current = _as_placed(desired, keys, _placements(ledger, desired, keys))
         placed = {i.instance_key: current.latest[i.instance_key] for i in missing}
         holdings.offer(ledger, destination_id, [p.placement_id for p in placed.values()])
         (study_uid,) = {p.uids.study_instance_uid for p in placed.values()}
         known = _as_known(ledger, destination_id, study_uid, current, look)
-    return placed, known.as_patient(study.patient)
+    return placed, known.as_patient(desired.study.patient)
 
 
-def _read_again(ledger: Ledger, desired: Desired, missing: Iterable[Instance]) -> Desired:
-    """What there is of placements by now."""
-    study_key = desired.study.study_key
-    keys = {i.instance_key for i in missing}
-    found = holdings.placements(ledger, study_keys=[study_key], instance_keys=keys)
+def _placements(ledger: Ledger, desired: Desired, instance_keys: Collection[str]) -> list[Placed]:
+    return holdings.placements(ledger, study_keys=[desired.study.study_key], instance_keys=instance_keys)
+
+
+def _check_unmoved(ledger: Ledger, destination_id: int, compared: Compared, placed: Sequence[Placed]) -> None:
+    """See that no other job placed the instances anew, say in another study, or offered them here as they were."""
+    latest = {p.instance_key: p.placement_id for p in placed}
+    known = compared.desired.latest
+    held = holdings.held(ledger, [destination_id], {p.placement_id: p for p in placed})[destination_id]
+    was_placed = any(key not in known or known[key].placement_id != latest[key] for key in latest)
+    if was_placed or held.keys() - compared.held.instances.keys():
+        raise MovedMeanwhile
+
+
+def _as_placed(desired: Desired, instance_keys: Collection[str], found: Iterable[Placed]) -> Desired:
+    """What is desired, with what there is of placements by now."""
+    found = tuple(found)
     return Desired(
         desired.study,
-        latest={p.instance_key: p for p in found if p.instance_key in keys},
+        latest={p.instance_key: p for p in found if p.instance_key in instance_keys},
         survivors=desired.survivors,
-        filed=first_filed(p for p in found if p.study_key == study_key),
+        filed=first_filed(p for p in found if p.study_key == desired.study.study_key),
     )
 
 

@@ -110,9 +110,9 @@ class _NoteJob:
 
     def _withdraw(self, compared: Compared) -> list[Leftover]:
         """Deliver open notes, build what else is to go and deliver that; gives what has to wait for replacements."""
-        for _ in range(MAX_BUILDS):
+        for builds in range(MAX_BUILDS):
             self._set_scope(compared)
-            compared = self._deliver_open(compared)
+            compared = self._deliver_open(compared, are_old=builds == 0)
             to_send, waiting = self._leftovers(compared)
             if not to_send:
                 return waiting
@@ -191,15 +191,18 @@ class _NoteJob:
 
     # -- notes ---------------------------------------------------------------------------------------------------
 
-    def _deliver_open(self, compared: Compared) -> Compared:
-        """Deliver the notes about the study that the archive has not taken; gives the comparison afterwards."""
+    def _deliver_open(self, compared: Compared, *, are_old: bool) -> Compared:
+        """Deliver the notes about the study that the archive has not taken; gives the comparison afterwards.
+
+        ``are_old``: they were built by an earlier attempt.
+        """
         notes = rejection_notes.open_notes(self._ledger, self._job.destination_id, self._study_key)
         for note in notes:
             self._attempt.wait_for_room()
-            self._deliver(note, compared)
+            self._deliver(note, compared, is_old=are_old)
         return (self._compare() or compared) if notes else compared
 
-    def _deliver(self, note: Note, compared: Compared) -> None:
+    def _deliver(self, note: Note, compared: Compared, *, is_old: bool) -> None:
         """Send a note, or send it again, and act on the answer."""
         named = _named(compared, [note])
         encoded = rejection_notes.encoded(self._ledger, note.note_id)
@@ -221,7 +224,7 @@ class _NoteJob:
                 self._settle_other_title(note, named, compared, verdict, outcome.status)
             case NoteAnswer.PATIENT_MISMATCH:
                 self._give_up(note, named, outcome.status)
-                self._follow_adt(compared, verdict)
+                self._follow_adt(compared, verdict, may_be_late=is_old)
             case NoteAnswer.INSTANCE_REJECTED:
                 # A retry needs a note with another UID.
                 self._give_up(note, named, outcome.status)
@@ -295,9 +298,14 @@ class _NoteJob:
             )
         self._record_taken(note, compared, status, hides=len(named) - len(shown))
 
-    def _follow_adt(self, compared: Compared, verdict: NoteVerdict) -> None:
-        """The archive knows the patient otherwise: if a message about them is on its way, a later job follows it."""
+    def _follow_adt(self, compared: Compared, verdict: NoteVerdict, *, may_be_late: bool) -> None:
+        """The archive knows the patient otherwise: if a message about them is on its way, a later job follows it.
+
+        ``may_be_late``: the archive may have taken such a message since the note was built, which is built anew then.
+        """
         pending = [j.job_id for j in compared.held.patient_jobs if not j.status.is_done]
+        if not pending and may_be_late:
+            return
         if not pending:
             raise _refused(verdict)
         # Not this job: the message may be behind it in the lane, and each would wait for the other.

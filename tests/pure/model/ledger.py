@@ -101,6 +101,7 @@ class NoteRow:
     copies: tuple[tuple[InstanceUids, frozenset[str]], ...]
     """What had to be stored before: each named instance with the keys of those that take its place."""
     is_taken: bool = False
+    is_dropped: bool = False
 
 
 @dataclass
@@ -251,7 +252,9 @@ class LedgerModel:
             stays = site.destination.adt_prior_identifier is PriorIdentifier.KEPT and identifier in site.retired
             return Standing(
                 tuple(self.holder(site, p, survivors[p.patient_key]) for p in known),
-                gave_up=frozenset({survivors[site.retired[identifier]]} if stays else ()),
+                gave_up={survivors[gone]: self.follow(site, gone)}
+                if stays and (gone := site.retired[identifier])
+                else {},
                 is_unsettled=bool(keys)
                 and (
                     not looked_before

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from archsync.core import adt_statement, identifiers, identity, placing, waiting, withdrawal
 from archsync.core.adt_statement import find_statement
-from archsync.core.comparison import Desired
+from archsync.core.comparison import Desired, Held
 from archsync.core.destination import Verification
 from archsync.core.destination_iocm import NoteOrder
 from archsync.core.identity import HeldPatient
@@ -208,6 +208,10 @@ class Runner(LedgerModel):
         missing = missing_instances(desired, held, destination)
         job.content_digest = desired.study.content_digest()
         yield "offer"
+        if self.has_moved(site, desired, held, missing):
+            self.tell(f"{job} compares again")
+            yield from self.run_store(job)
+            return
         if missing and not self.may_introduce(job, desired):
             return
         placed = self.offer(site, desired, missing)
@@ -249,6 +253,16 @@ class Runner(LedgerModel):
         yield "conclude"
         site.archived.setdefault(job.study_key or "", self.now)
         self.conclude(job, JobStatus.SUCCEEDED)
+
+    def has_moved(self, site: Site, desired: Desired, held: Held, missing: Sequence[Instance]) -> bool:
+        """As ``services/placing.py``: whether another job placed or offered them since they were compared."""
+        keys = {i.instance_key for i in missing}
+        placed = [p for p in self.placements if p.instance_key in keys]
+        known, latest = desired.latest, {p.instance_key: p.placement_id for p in placed}
+        offered = {p.placement_id for p in placed if p.placement_id in site.held}
+        return bool(offered - held.instances.keys()) or any(
+            key not in known or known[key].placement_id != latest[key] for key in latest
+        )
 
     def offer(self, site: Site, desired: Desired, missing: Sequence[Instance]) -> dict[str, Placed]:
         """As ``services/placing.py``: one transaction that fixes the UIDs and says what is about to be sent."""
@@ -326,15 +340,17 @@ class Runner(LedgerModel):
             job.content_digest = desired.study.content_digest(with_identifier=True)
             self.conclude(job, JobStatus.FAILED, exc.code)
             return False
-        if before is None:
-            return True
-        if before < job.job_id:
+        if before is not None:
             self.wait_for(job, before, "identifier")
-        else:
-            self.conclude(job, JobStatus.CANCELLED, "nothing-to-do")
-        return False
+        return before is None
 
     def wait_for(self, job: Job, other: int, code: str) -> None:
+        """A job waits for earlier ones only; behind a later one it is planned anew."""
+        if other > job.job_id:
+            if job.job_type is JobType.ADT:
+                self.look_at_all(job)
+            self.conclude(job, JobStatus.CANCELLED, "nothing-to-do")
+            return
         job.depends_on.add(other)
         self.conclude(job, JobStatus.WAITING, code, wait_reason=WaitReason.LANE)
 
@@ -391,6 +407,7 @@ class Runner(LedgerModel):
 
     def run_notes(self, job: Job) -> Steps:
         site, destination = job.site, job.site.destination
+        self.drop_late_notes(job)
         compared = self.compare(job.study_key or "", site)
         if compared is None:
             self.conclude(job, JobStatus.CANCELLED, "nothing-to-do")
@@ -442,6 +459,19 @@ class Runner(LedgerModel):
         withdrawn = withdrawal.find_withdrawn(*again, destination) if again is not None else ()
         self.queue |= {s.study.study_key for item in [*found, *withdrawn] for s in item.successors}
         self.conclude(job, JobStatus.SUCCEEDED)
+
+    def drop_late_notes(self, job: Job) -> None:
+        """The archive refuses a note under an identifier that it has forgotten since (A778): it is built anew."""
+        site = job.site
+        for note_id, row in list(site.notes.items()):
+            if row.study_key != job.study_key or row.is_taken:
+                continue
+            owner = site.archive.owner[row.note.study_instance_uid]
+            if not site.archive.registry.is_same(owner, key_of(row.note.patient)):
+                self.tell(f"note {row.note.uid} is late and is built anew")
+                for held in site.held.values():
+                    held.note_id = None if held.note_id == note_id else held.note_id
+                row.is_taken = row.is_dropped = True
 
     def note_digest(self, desired: Desired, site: Site) -> str | None:
         """What the job is about now, so that it covers just that if it fails."""
