@@ -15,7 +15,7 @@ import pytest
 from pydicom.filereader import read_dataset
 from pydicom.uid import generate_uid
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import MaximumLengthNotification
+from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation, MaximumLengthNotification
 
 from archsync.core.transfer import Endpoint
 from archsync.simulate.archive import SimulatedArchive
@@ -124,14 +124,15 @@ class Request:
 
 
 class ScriptedArchive:
-    """An archive that does to the byte what a test says; accepts every context.
+    """An archive that does to the byte what a test says; accepts every context, and a ``window`` if it is given one.
 
     Give ``answer`` a function of the request that has come, and ``read`` one of the connection and a response with
     ``early_status``: it is called when only the command has come.
     """
 
-    def __init__(self, *, max_length: int = 16384, delay_s: float = 0) -> None:
+    def __init__(self, *, max_length: int = 16384, delay_s: float = 0, window: int | None = None) -> None:
         self.max_length = max_length
+        self.window = window
         self.requests: list[Request] = []
         self.ends: list[bytes] = []
         """The PDU that ended each association; empty: the connection was closed."""
@@ -200,9 +201,14 @@ class ScriptedArchive:
         primitive.presentation_context_definition_results_list = accepted
         primitive.presentation_context_definition_list = []
         primitive.result, primitive.result_source = 0, 1
-        for item in primitive.user_information:
+        for item in list(primitive.user_information):
             if isinstance(item, MaximumLengthNotification):
                 item.maximum_length_received = self.max_length
+            elif isinstance(item, AsynchronousOperationsWindowNegotiation):
+                if self.window is None:
+                    primitive.user_information.remove(item)
+                else:
+                    item.maximum_number_operations_invoked = self.window
         return A_ASSOCIATE_AC(primitive).encode()
 
     def _converse(self, connection: socket.socket) -> None:

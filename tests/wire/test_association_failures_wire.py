@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from pynetdicom import AE
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.pdu_primitives import AsynchronousOperationsWindowNegotiation
 
 from archsync.core.transfer import Endpoint, StoreResult
 from archsync.errors import ConfigurationError, DestinationMisconfigured, OutcomeUnknown, PeerUnavailable
@@ -164,6 +165,9 @@ def accept_association(connection):
     primitive.presentation_context_definition_results_list = accepted
     primitive.presentation_context_definition_list = []
     primitive.result, primitive.result_source = 0, 1
+    primitive.user_information = [
+        item for item in primitive.user_information if not isinstance(item, AsynchronousOperationsWindowNegotiation)
+    ]
     connection.sendall(A_ASSOCIATE_AC(primitive).encode())
 
 

@@ -1,4 +1,4 @@
-"""One association with a peer: proposed, used for one exchange at a time, released.
+"""One association with a peer: proposed, used, released.
 
 Everything happens in the caller's thread: no reactor, no queue, no polling. What comes in is read by
 ``messages/dimse.py``, which knows nothing of sockets; what goes out is laid out by ``fragments.py``; ``wire.py`` keeps
@@ -10,7 +10,9 @@ the time-outs. The rules kept here:
   from the last byte that the peer's side took.
 - A peer may answer or abort before it has the whole request (PS3.7 9.1.1). An abort is seen within a fraction of a
   second. An early answer counts if it is a refusal; one that claims success for half a data set does not.
-- A response to another message, or bytes that are no message, end the association: A-ABORT.
+- Requests wait for their answers one at a time, unless the peer has agreed to a window (PS3.7 D.3.3.3); then answers
+  may come in any order and are told by their message id.
+- A response to no waiting message, or bytes that are no message, end the association: A-ABORT.
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ _SHORT_PDU_BYTES = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A peer's response to our request."""
+    """A peer's response to our request ``message_id``."""
 
+    message_id: int
     status: int
     data_set: bytes
 
@@ -71,7 +74,7 @@ class PeerAssociation:
         self._loss: str | None = None
         self._message_id = 0
         self._kind = 0
-        self._is_waiting = False  # for a response, which may still be in the making
+        self._waiting: dict[int, float] = {}  # message id → when it had left; the answers may be in the making
         self._is_torn = False  # within a PDU of ours
         self._is_complete = True  # our last request has left as a whole
         self._pace: Pace | None = None
@@ -91,6 +94,11 @@ class PeerAssociation:
         """Memory that data sets for this peer go out of, from now on at the pace given."""
         self._pace = pace
         return FragmentBuffer(self._negotiated.maximum_length, chunk_bytes=pace.chunk_bytes(CHUNK_BYTES))
+
+    @property
+    def window(self) -> int:
+        """How many requests may wait for their answers at a time."""
+        return self._negotiated.window
 
     @property
     def is_usable(self) -> bool:
@@ -130,8 +138,10 @@ class PeerAssociation:
             pdus += encode_fragments(context_id, data_set, is_command=False, fragment_bytes=fragment_bytes)
         self._send_all(iter([memoryview(pdus)]))
 
-    def store(self, sop_class_uid: str, sop_instance_uid: str, buffer: FragmentBuffer) -> None:
-        """Send a C-STORE request with the data set that ``buffer`` has begun. Follow with :meth:`receive`.
+    def store(self, sop_class_uid: str, sop_instance_uid: str, buffer: FragmentBuffer) -> int:
+        """Send a C-STORE request with the data set that ``buffer`` has begun; gives its message id.
+
+        :meth:`receive` gives the answer. Not more than ``window`` may wait for theirs.
 
         Raises:
             PeerUnavailable: ``association-lost``: the peer ended the association before.
@@ -142,6 +152,8 @@ class PeerAssociation:
             C_STORE_RQ, self._message_id, sop_class_uid, with_data_set=True, sop_instance_uid=sop_instance_uid
         )
         self._send_all(buffer.chunks(command))
+        self._waiting[self._message_id] = time.monotonic()
+        return self._message_id
 
     def _begin(self, kind: int) -> None:
         if not self.is_usable:
@@ -152,7 +164,7 @@ class PeerAssociation:
             )
         self._message_id = self._message_id % 0xFFFF + 1
         self._kind = kind
-        self._is_waiting = True
+        self._waiting[self._message_id] = time.monotonic()
 
     def _send_all(self, chunks: Iterator[memoryview]) -> None:
         """Send pieces of a request, each some whole PDUs."""
@@ -197,7 +209,7 @@ class PeerAssociation:
     # -- responses ---------------------------------------------------------------------------------------------------
 
     def receive(self, *, is_last: bool = True) -> Response | None:
-        """The response to the last request, or None when the peer gave no valid one; then the association is over.
+        """The next response, or None when the peer gave no valid one; then the association is over.
 
         ``is_last=False`` announces that more responses to the same request follow (C-FIND, pending).
         """
@@ -209,24 +221,34 @@ class PeerAssociation:
         if message is None:
             return None
         command = message.command
-        if command.status is None or not command.answers(self._kind, self._message_id):
+        message_id = command.responded_to
+        if (
+            message_id is None
+            or message_id not in self._waiting
+            or command.status is None
+            or not command.answers(self._kind, message_id)
+        ):
             self._loss = "it answered another message"
             return None
-        if not self._is_complete:
+        if not self._is_complete and message_id == self._message_id:
             self._lose("it answered before it had everything")
             if command.status == 0 or command.status >> 12 == _WARNING:
                 return None
             self._ended_by_us = True
-        self._is_waiting = not is_last
-        return Response(command.status, message.data_set)
+        if is_last:
+            del self._waiting[message_id]
+        return Response(message_id, command.status, message.data_set)
 
     def mark_answered(self) -> None:
         """Note that no more responses are expected, after a series of ``receive(is_last=False)``."""
-        self._is_waiting = False
+        self._waiting.clear()
 
     def _next_message(self) -> Message | None:
         """The next message; None when the association ended before. Raises TimeoutError."""
-        deadline = time.monotonic() + self._endpoint.dimse_timeout_s
+        # With several under way, one that is never answered must not hide behind the others.
+        are_several = len(self._waiting) > 1
+        since = next(iter(self._waiting.values())) if are_several else time.monotonic()
+        deadline = since + self._endpoint.dimse_timeout_s
         while True:
             try:
                 event = self._reader.next_event()
@@ -239,6 +261,9 @@ class PeerAssociation:
                 self._note(event)
             elif self._loss is not None:
                 return None
+            elif are_several and time.monotonic() >= deadline:
+                if not self._look():
+                    raise TimeoutError
             else:
                 self._take(self._receive(deadline))
 
@@ -261,8 +286,8 @@ class PeerAssociation:
         else:
             self._lose("the connection was closed")
 
-    def _look(self) -> None:
-        """Take what the peer said without being asked. A message stays for :meth:`receive`."""
+    def _look(self) -> bool:
+        """Take what the peer said unasked; False if that was nothing. A message stays for :meth:`receive`."""
         try:
             received = self._wire.receive_now()
         except OSError:
@@ -276,6 +301,7 @@ class PeerAssociation:
                 self._reader.next_event()
         except ProtocolError as exc:
             self._end_for(exc)
+        return received is not None
 
     def _note(self, event: Event) -> None:
         """The association ends with anything but a message."""
@@ -304,7 +330,7 @@ class PeerAssociation:
             self._wire.hang_up()  # an A-ABORT would be taken for data
             return
         try:
-            if self._loss is None and not self._is_waiting:
+            if self._loss is None and not self._waiting:
                 self._release()
             else:
                 self._wire.send_now(encode_abort())

@@ -1,4 +1,4 @@
-"""Sends instances over one association, one after the other, and says what came of each.
+"""Sends instances over one association and says what came of each: one after the other, or several at a time.
 
 While the peer works on an instance, the next file is opened, checked and its beginning read, so that it leaves as soon
 as the answer is there, or its re-encoding is begun (reencoder.py). Corrected copies are not made ahead.
@@ -18,7 +18,7 @@ from archsync.core.profiles import ArchiveProfile
 from archsync.core.transfer import Endpoint, OutgoingInstance, StoreOutcome, StoreResult
 from archsync.errors import DestinationMisconfigured, InvalidInput, OutcomeUnknown, PeerUnavailable
 from archsync.messages.store_status import describe_store_status, explain_store_status
-from archsync.net.dicom.association import PeerAssociation
+from archsync.net.dicom.association import PeerAssociation, Response
 from archsync.net.dicom.fitting import corrected_copy, fits
 from archsync.net.dicom.fragments import FileSource, SourceChanged
 from archsync.net.dicom.opened import OpenInstance, open_instance, unreadable
@@ -98,6 +98,8 @@ class Sender:
         self._ahead: OpenInstance | None = None
         self._loaded: _Message | None = None  # what the buffer holds of the one ahead
         self._reencoder = Reencoder()
+        self._under_way: dict[int, tuple[OpenInstance, _Message]] = {}
+        """Sent within the window that the peer has agreed to, not answered yet: by message id."""
         self._refused: list[StoreOutcome] = []
         self._is_dismissed = False
         self.waited_s = 0.0
@@ -117,7 +119,9 @@ class Sender:
             self._open_next()
             while True:
                 yield from self._take_refused()
-                if self._is_dismissed:
+                if self._under_way:
+                    yield from self._take_answers(at_most=self._room())
+                if self._is_dismissed or self._peer.was_ended_by_us:
                     return
                 current, self._ahead = self._ahead, None
                 if current is None:
@@ -125,17 +129,19 @@ class Sender:
                         return
                     self._open_next()
                     continue
+                if self._peer.window > 1 and self._loaded is not None and self._loaded.facts.is_unchanged:
+                    yield from self._send_with_others(current, self._loaded)
+                    continue
                 try:
                     outcome = self._store(current)
                 finally:
                     current.close()
                 yield outcome
                 self._stop_if_hopeless(outcome)
-                if self._peer.was_ended_by_us:
-                    yield from self._take_refused()
-                    return
         finally:
             self._reencoder.close()
+            for current, _ in self._under_way.values():
+                current.close()
             if self._ahead is not None:
                 self._ahead.close()
                 self._workload.waiting.appendleft(self._ahead.instance)
@@ -207,16 +213,22 @@ class Sender:
                 return self._outcome(instance, message, StoreResult.LIMITED, None, _CHANGED_CODE, _CHANGED)
             if self._peer.is_whole:
                 self._open_next()
-            asked_at = time.monotonic()
-            response = self._peer.receive()
-            self.waited_s += time.monotonic() - asked_at
-            status = None if response is None else response.status
-            result, code, sentence = _meaning(status, self._endpoint.profile)
-            if status is None:
-                sentence = f"{sentence} ({self._peer.describe_loss()})"
-            elif result.is_stored and not facts.is_unchanged:
-                # What the peer holds now may be neither the old content nor the new.
-                result, code, sentence = StoreResult.LIMITED, _CHANGED_CODE, _CHANGED
+            return self._answered(instance, message, self._receive())
+
+    def _receive(self) -> Response | None:
+        asked_at = time.monotonic()
+        response = self._peer.receive()
+        self.waited_s += time.monotonic() - asked_at
+        return response
+
+    def _answered(self, instance: OutgoingInstance, message: _Message, response: Response | None) -> StoreOutcome:
+        status = None if response is None else response.status
+        result, code, sentence = _meaning(status, self._endpoint.profile)
+        if status is None:
+            sentence = f"{sentence} ({self._peer.describe_loss()})"
+        elif result.is_stored and not message.facts.is_unchanged:
+            # What the peer holds now may be neither the old content nor the new.
+            result, code, sentence = StoreResult.LIMITED, _CHANGED_CODE, _CHANGED
         return self._outcome(instance, message, result, status, code, sentence)
 
     @staticmethod
@@ -235,6 +247,59 @@ class Sender:
             message.size_bytes,
             message.transfer_syntax_uid,
         )
+
+    # -- several at a time, where the peer has agreed to it ----------------------------------------------------------
+
+    def _room(self) -> int:
+        """How many of those under way may stay so. What is made for sending, and may fail on the way, goes alone."""
+        can_join = self._loaded is not None and not self._is_dismissed and self._peer.is_usable
+        return self._peer.window - 1 if can_join else 0
+
+    def _send_with_others(self, current: OpenInstance, message: _Message) -> Iterator[StoreOutcome]:
+        """Send one instance and open the next; the answer is for :meth:`_take_answers`."""
+        self._loaded = None
+        try:
+            message_id = self._peer.store(message.facts.sop_class_uid, message.facts.sop_instance_uid, self._buffer)
+        except (SourceChanged, OSError):
+            current.close()
+            yield self._outcome(current.instance, message, StoreResult.LIMITED, None, _CHANGED_CODE, _CHANGED)
+            yield from self._lose_those_under_way()
+            return
+        except BaseException:
+            current.close()
+            raise
+        self._under_way[message_id] = current, message
+        if self._peer.is_whole:
+            self._open_next()
+
+    def _take_answers(self, *, at_most: int) -> Iterator[StoreOutcome]:
+        """Take answers until so many are under way."""
+        stop: StoreOutcome | None = None
+        while len(self._under_way) > (0 if stop else at_most):
+            response = self._receive()
+            if response is None:
+                yield from self._lose_those_under_way()
+                return
+            current, message = self._under_way.pop(response.message_id)
+            outcome = self._answered(current.instance, message, response)
+            current.close()
+            yield outcome
+            if outcome.result is StoreResult.STOP:
+                stop = outcome
+        if stop:
+            self._stop_if_hopeless(stop)
+
+    def _lose_those_under_way(self) -> Iterator[StoreOutcome]:
+        """Say of each that it was sent and not answered."""
+        lost = list(self._under_way.values())
+        self._under_way.clear()
+        for current, message in lost:
+            current.close()
+            yield self._answered(current.instance, message, None)
+        if lost:
+            raise self._unknown(", ".join(current.instance.sop_instance_uid for current, _ in lost))
+
+    # -- forms and errors --------------------------------------------------------------------------------------------
 
     def _prepare(self, current: OpenInstance, until_answered: ExitStack) -> _Message:
         """Load one instance: its file or a corrected copy, which ``until_answered`` deletes, or re-encoded.
@@ -300,16 +365,19 @@ class Sender:
         """Raise when nothing more can be sent after this outcome."""
         uid = outcome.instance.sop_instance_uid
         if outcome.result is StoreResult.UNKNOWN:
-            raise OutcomeUnknown(
-                f"Instance {uid} was sent to {where(self._endpoint)} and no valid answer came "
-                f"({self._peer.describe_loss()})"
-            )
+            raise self._unknown(uid)
         if outcome.result is StoreResult.STOP:
             raise DestinationMisconfigured(
                 f"{where(self._endpoint)} refused instance {uid}: {outcome.message}",
                 code=outcome.code,
                 next_step=explain_store_status(outcome.status, self._endpoint.profile).next_step,
             )
+
+    def _unknown(self, uids: str) -> OutcomeUnknown:
+        return OutcomeUnknown(
+            f"Instance {uids} was sent to {where(self._endpoint)} and no valid answer came "
+            f"({self._peer.describe_loss()})"
+        )
 
 
 _NOT_TO_THE_END = "its pixel data can't be decoded to the end"
