@@ -97,9 +97,8 @@ def begin() -> None:
     started.append((time.perf_counter(), usage.ru_utime + usage.ru_stime, usage.ru_maxrss))
 
 
-def main() -> None:
-    name, port, folder, kind, *more = sys.argv[1:]
-    stored = SENDERS[name](int(port), Path(folder), kind, int(more[0]) if more else 1)
+def report(stored: int) -> None:
+    """The clock stops here; prints what it says."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     wall, cpu, memory = started[0]
     result = {
@@ -109,6 +108,11 @@ def main() -> None:
         "memory_mb": (usage.ru_maxrss - memory) / 1024,
     }
     print(json.dumps(result))
+
+
+def main() -> None:
+    name, port, folder, kind, *more = sys.argv[1:]
+    report(SENDERS[name](int(port), Path(folder), kind, int(more[0]) if more else 1))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Images that are not files here: on web servers (http, https) and in object stores (s3 and the like).
 
-An image is copied to a temporary file without a name, in pieces, and is from then on a file like any other. So memory
-does not grow with it, whether it is whole is known before anything is sent, and what is left by a process that was
-killed is nothing. :mod:`archsync.net.images` is the door; nothing else opens locations.
+An image is copied to a file without a name, in pieces, and is from then on a file like any other: a small one in
+memory, a larger one in the folder for temporary files. So memory does not grow with it, whether it is whole is known
+before anything is sent, and what is left by a process that was killed is nothing. :mod:`archsync.net.images` is the
+door; nothing else opens locations.
 
     access.py     what is needed of Airflow: connections and file systems
     copying.py    copies an image, again from where it broke off, and says what went wrong

@@ -1,4 +1,4 @@
-"""Copies remote images to temporary files, again where that broke off, and says what went wrong without their location.
+"""Copies remote images to files without a name, again where that broke off; says what went wrong, without locations.
 
 Whatever a location is, a copy ends in one of three ways: it is whole; the image can't be had and asking again would not
 change that (``InvalidInput``, that instance fails); or its source has no time for us (``PeerUnavailable``, later).
@@ -19,6 +19,7 @@ PAUSES_S = (0.0, 0.5, 2.0)
 """Before the second and further tries; the first mends kept connections that the server closed."""
 _PROGRESS_BYTES = 1 << 20
 """Whoever gives us that much before it breaks off again may do so as often as it likes."""
+SMALL_BYTES = 1 << 20
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
@@ -52,15 +53,16 @@ class NoRoom(Exception):
 
 
 class Copy:
-    """A temporary file without a name, written from its beginning to its end. ``size_bytes`` is what it has so far."""
+    """A file without a name, written from its beginning to its end: in memory while it is small, then on disk.
+
+    ``size_bytes`` is what it has so far. The descriptor stays the same.
+    """
 
     def __init__(self, stopped: Event) -> None:
-        try:
-            with tempfile.TemporaryFile(buffering=0, prefix="archsync-image-") as stream:
-                self.descriptor = os.dup(stream.fileno())
-        except OSError as exc:
-            raise NoRoom(exc) from None
+        # An image of usual size costs a file system more than all the rest of its way through us.
+        self.descriptor = os.memfd_create("archsync-image", os.MFD_CLOEXEC)
         self.size_bytes = 0
+        self._is_in_memory = True
         self._stopped = stopped
 
     @property
@@ -72,14 +74,24 @@ class Copy:
         """Add a piece."""
         if self._stopped.is_set():
             raise Stopped
-        rest = memoryview(piece)
-        while rest:
-            try:
-                written = os.pwrite(self.descriptor, rest, self.size_bytes)
-            except OSError as exc:
-                raise NoRoom(exc) from None
-            self.size_bytes += written
-            rest = rest[written:]
+        self.expect(self.size_bytes + len(piece))
+        try:
+            _write_all(self.descriptor, piece, self.size_bytes)
+        except OSError as exc:
+            raise NoRoom(exc) from None
+        self.size_bytes += len(piece)
+
+    def expect(self, size_bytes: int | None) -> None:
+        """Be where so many bytes may be; None: any number."""
+        if not self._is_in_memory or (size_bytes is not None and size_bytes <= SMALL_BYTES):
+            return
+        try:
+            with tempfile.TemporaryFile(buffering=0, prefix="archsync-image-") as stream:
+                _write_all(stream.fileno(), os.pread(self.descriptor, SMALL_BYTES, 0), 0)
+                os.dup2(stream.fileno(), self.descriptor, inheritable=False)
+        except OSError as exc:
+            raise NoRoom(exc) from None
+        self._is_in_memory = False
 
     def restart(self) -> None:
         """Forget what was written."""
@@ -89,6 +101,14 @@ class Copy:
     def adopt(self) -> None:
         """Take what somebody else has written to ``path`` as the content."""
         self.size_bytes = os.fstat(self.descriptor).st_size
+
+
+def _write_all(descriptor: int, piece: bytes, position: int) -> None:
+    rest = memoryview(piece)
+    while rest:
+        written = os.pwrite(descriptor, rest, position)
+        position += written
+        rest = rest[written:]
 
 
 class RemoteImage(Protocol):

@@ -23,6 +23,7 @@ class StoredObject:
         """See :class:`~archsync.net.remote.copying.RemoteImage`."""
         size_bytes = self.size_bytes()
         copy.restart()
+        copy.expect(size_bytes)
         try:
             self._files.get_file(self._path, str(copy.path), **_bounds(self._files))
         except Exception as exc:  # noqa: BLE001 - each file system has errors of its own
