@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from pydicom.data import get_testdata_files
 from pynetdicom.dsutils import split_dataset
 
 from archsync.core.transfer import OutgoingInstance, StoreResult
-from archsync.errors import OutcomeUnknown
+from archsync.errors import OutcomeUnknown, PeerUnavailable
 from archsync.net.dicom.store import store_instances
 
 
@@ -142,6 +143,40 @@ def test_what_is_no_answer_is_an_unknown_outcome_at_once_with_its_reason(scripte
     assert [o.result for o in outcomes] == [StoreResult.STORED, StoreResult.UNKNOWN]
     assert instances[1].sop_instance_uid in error.message
     assert words in error.message
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("end", [bytes([7, 0, 0, 0, 0, 4, 0, 0, 0, 0]), bytes([5, 0, 0, 0, 0, 4, 0, 0, 0, 0])])
+def test_an_end_that_comes_together_with_an_answer_is_no_unknown_outcome(scripted, copies, outgoing, end):
+    archive = scripted()
+    archive.answer = lambda request: request.connection.sendall(request.response() + end)
+    sending = store_instances(archive.endpoint, [outgoing(path) for path in copies(2)])
+    assert next(sending).result is StoreResult.STORED
+    with pytest.raises(PeerUnavailable) as caught:
+        next(sending)
+    assert caught.value.code == "association-lost"
+    assert len(archive.requests) == 1
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("end", ["abort", "reset", "hang up"])
+def test_an_end_after_any_part_of_an_instance_is_an_unknown_outcome_by_name(scripted, big_instance, end):
+    for received in (0, 1, 12, 16384, 100_000, 3_000_000):
+        archive = scripted()
+
+        def break_off(connection, _response, received=received):
+            connection.recv(received, socket.MSG_WAITALL)
+            if end == "abort":
+                connection.sendall(bytes([7, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
+                connection.recv(1 << 20)
+            elif end == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raise EOFError
+
+        archive.read = break_off
+        outcomes, error = send(archive.endpoint, [big_instance])
+        assert [o.result for o in outcomes] == [StoreResult.UNKNOWN], received
+        assert big_instance.sop_instance_uid in error.message
 
 
 @pytest.mark.timeout(30)
