@@ -270,6 +270,25 @@ def test_an_object_that_comes_after_the_replacement_is_sent_pointing_at_it(ws):
     assert_right(ws, study_key)
 
 
+def test_an_object_that_came_before_the_replacement_of_what_was_never_sent_is_led_on_when_that_comes(ws):
+    ws.add_destination()
+    study_key = ws.archived(2)
+    (never_sent,) = ws.site.add_late_images(study_key, 1)
+    key = key_of(ws, never_sent)
+    state = add_state(ws, study_key, [ws.site.uids(study_key)[0], never_sent])
+    ws.pacs.remove_instances(study_key, [key], reason=RemovalReason.QUALITY)
+    settled(ws)
+    assert state in ws.archive.shown()
+    assert never_sent not in ws.archive.stored
+    ws.site.dba("update pacs.instance set removed_at = null, removal_reason = null where instance_key::text = %s", key)
+    (new,) = replace(ws, study_key, never_sent)
+
+    settled(ws)
+
+    assert named_in(the_state(ws)) == {ws.site.uids(study_key)[0], new}
+    assert_right(ws, study_key)
+
+
 def test_an_archive_that_never_had_the_old_image_gets_the_object_pointing_at_the_new_one(pointing, tmp_path):
     ws, study_key, first, second, *_ = pointing
     (new,) = replace(ws, study_key, first)

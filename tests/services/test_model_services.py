@@ -23,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 import psycopg
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 
 from archsync.core.job import Job, JobStatus, JobType
 from archsync.core.study import RemovalReason
@@ -44,6 +45,9 @@ from archsync.simulate.volumes import DemoPatient, VolumeStudy, make_uid, write_
 
 #: The later ones once found faults.
 SEEDS = (*range(50), 104, 146, 157, 180, 302)
+
+#: Histories with objects that point at images; 1006 once found a fault.
+POINTING_SEEDS = (1000, 1003, 1006, 1009)
 
 #: Kinds of destination: settings, whether its archive honours notes, whether it is told of patients.
 KINDS: dict[str, tuple[dict[str, Any], bool, bool]] = {
@@ -148,6 +152,9 @@ class Peer:
 class World:
     """A platform to which things happen, and the work that follows from it."""
 
+    #: Let segmentations come that point at images.
+    has_pointers = False
+
     def __init__(self, site: Any, peers: Sequence[Peer], dice: random.Random) -> None:
         self.site = site
         self.peers = {peer.name: peer for peer in peers}
@@ -232,10 +239,51 @@ class World:
             self._hold,
             self._exam,
         ]
+        if self.has_pointers:
+            changes = [
+                *[self._point, self._replace] * 3,
+                *[self._split, self._move] * 2,
+                self._remove,
+                self._restore,
+                self._change_content,
+                self._move_study,
+                self._hold,
+            ]
         try:
             self.dice.choice(changes)()
         except InvalidInput as exc:
             self.tell(f"(not possible: {exc.code})")
+
+    def _point(self) -> None:
+        key = self.study()
+        chosen = self.images(key)
+        if chosen:
+            uid = self.add_pointer(key, chosen)
+            self.tell(f"{uid} of study {key} points at {chosen}")
+
+    def add_pointer(self, study_key: str, instance_keys: list[str]) -> str:
+        """Put a segmentation that points at instances into their study; by its pixels it is told from others."""
+        rows = self.site.dba(
+            "select sop_instance_uid, sop_class_uid, location from pacs.instance where instance_key::text = any(%s)",
+            instance_keys,
+        )
+        self.volumes += 1
+        ((study_uid,),) = self.site.dba("select study_instance_uid from pacs.study where study_key = %s", study_key)
+        pointer = dcmread(_path(rows[0][2]))
+        uid = make_uid(self.site.folder, "pointer", self.volumes)
+        pointer.SOPInstanceUID = pointer.file_meta.MediaStorageSOPInstanceUID = uid
+        pointer.SOPClassUID = pointer.file_meta.MediaStorageSOPClassUID = SEGMENTATION
+        pointer.SeriesInstanceUID, pointer.StudyInstanceUID = make_uid(uid, "series"), study_uid
+        pointer.PixelData = hashlib.shake_128(uid.encode()).digest(len(pointer.PixelData))
+        pointer.SourceImageSequence = []
+        for target, sop_class_uid, _ in rows:
+            item = Dataset()
+            item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, target
+            pointer.SourceImageSequence.append(item)
+        path = self.site.folder / f"{uid}.dcm"
+        pointer.save_as(path, enforce_file_format=True)
+        self.site.pacs.add_instances(study_key, [path])
+        return uid
 
     def _late_images(self) -> None:
         key = self.study()
@@ -499,16 +547,73 @@ class World:
                 )
             if not peer.honours_notes and (lacking := _images(wanted) - _images(shown)):
                 raise Violation(f"{peer.name} lacks {lacking.total()} images")
+            if peer.honours_notes and self.has_pointers:
+                self.check_pointers(peer)
         if made := self.plan_all():
             raise Violation(f"looking at everything again makes {made} jobs: {_line(self.all_jobs()[-1])}")
+
+    def check_pointers(self, peer: Peer) -> None:
+        """No object points at what is hidden while something stands for that, nor is one hidden that could point at it.
+
+        Where the object left the study of what it points at, nobody looks.
+        """
+        shown, stored = peer.archive.shown(), peer.archive.stored
+        here = {_pixels(stored[uid].path): uid for uid in shown if stored[uid].sop_class_uid == SEGMENTATION}
+        rows = {key: row for key, *row in self.site.dba(
+            "select instance_key::text, replaces_instance_key::text, removed_at is null, sop_class_uid,"
+            " study_key::text, location from pacs.instance"
+        )}  # fmt: skip
+        with psycopg.connect(self.site.ledger_dsn) as connection:
+            placed = connection.execute(
+                "select p.sop_instance_uid, p.instance_key, s.study_key from placement p"
+                " join placed_series s using (placed_series_id)"
+            ).fetchall()
+        key_of = {uid: key for uid, key, _ in placed}
+        places = defaultdict(set)
+        for _, key, study_key in placed:
+            places[key].add(study_key)
+        replaced = defaultdict(list)
+        for key, (former, *_) in rows.items():
+            replaced[former].append(key)
+
+        def standing(key: str) -> list[str]:
+            """The rows that stand for one, by the platform."""
+            is_shown = key in rows and rows[key][1]
+            return [key] if is_shown else [last for following in replaced[key] for last in standing(following)]
+
+        for key, (_, is_shown, sop_class_uid, study_key, location) in rows.items():
+            is_corrected = any(rows[later][1] for later in replaced[key])
+            if sop_class_uid != SEGMENTATION or not is_shown or places[key] != {study_key} or is_corrected:
+                continue
+            file = dcmread(_path(location))
+            uid = here.get(_pixels(_path(location)))
+            names = {str(i.ReferencedSOPInstanceUID) for i in file.SourceImageSequence}
+            led_to = {
+                found[0]
+                for former in names
+                if former in key_of
+                and study_key in places[key_of[former]]
+                and len(found := standing(key_of[former])) == 1
+                and rows.get(key_of[former], rows[found[0]])[2] == rows[found[0]][2]
+            }
+            led_to -= {k for k in led_to if rows[k][2] == SEGMENTATION}
+            about = f"segmentation {key} of study {study_key} at {peer.name}"
+            if uid is None:
+                if led_to:
+                    raise Violation(f"{about} is hidden, and {led_to} stand for what it points at")
+                continue
+            pointed = [str(i.ReferencedSOPInstanceUID) for i in dcmread(stored[uid].path).SourceImageSequence]
+            if lost := led_to - {key_of[u] for u in pointed if u in shown}:
+                raise Violation(f"{about} does not point at {lost}, which stand for what it pointed at")
 
     def desired(self, *, with_patients: bool) -> Counter[tuple[Any, ...]]:
         """The platform's studies: whose they are, and their images by their pixels."""
         studies: dict[str, list[str]] = defaultdict(list)
         for study_key, location in self.site.dba(
-            "select study_key::text, location from pacs.instance where removed_at is null"
+            "select study_key::text, location from pacs.instance where removed_at is null and sop_class_uid <> %s",
+            SEGMENTATION,
         ):
-            studies[study_key].append(_pixels(Path(unquote(urlsplit(location).path))))
+            studies[study_key].append(_pixels(_path(location)))
         found: Counter[tuple[Any, ...]] = Counter()
         for study in self.site.platform.fetch_studies(sorted(studies)).studies:
             patient = study.patient
@@ -526,7 +631,7 @@ class World:
         who: dict[str, tuple[Any, ...]] = {}
         stored = peer.archive.stored
         for uid, instance in peer.archive.shown().items():
-            if stored[uid].sop_class_uid == KEY_OBJECT_SELECTION:
+            if stored[uid].sop_class_uid in (KEY_OBJECT_SELECTION, SEGMENTATION):
                 continue
             studies[instance.study_instance_uid].append(_pixels(stored[uid].path))
             birth_date = datetime.strptime(instance.birth_date, "%Y%m%d").date() if instance.birth_date else None  # noqa: DTZ007
@@ -537,6 +642,11 @@ class World:
 
 
 KEY_OBJECT_SELECTION = "1.2.840.10008.5.1.4.1.1.88.59"
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+def _path(location: str) -> Path:
+    return Path(unquote(urlsplit(location).path))
 
 
 def _pixels(path: Path) -> str:
@@ -603,6 +713,20 @@ def world(
 @pytest.mark.parametrize("world", SEEDS, indirect=True)
 def test_archives_are_in_step_once_faults_stop(world: World) -> None:
     """Invariants 1 to 8 of the design, by a random history."""
+    live_through(world)
+
+
+@pytest.mark.parametrize("world", POINTING_SEEDS, indirect=True)
+def test_what_points_at_images_is_in_step_with_them(world: World) -> None:
+    world.has_pointers = True
+    world.add_study()
+    for key in world.studies():
+        world.add_pointer(key, world.images(key))
+    world.drain()
+    live_through(world)
+
+
+def live_through(world: World) -> None:
     try:
         for _ in range(2):
             world.add_study()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from archsync.core.comparison import Desired
+from archsync.core.comparison import Desired, Related
 from archsync.core.dependants import Target, Verdict, dependence_of, former_rows, judge, stand_in
 from archsync.core.placing import Decision, Placed, is_wanted
 from archsync.core.withdrawal import Leftover, find_withdrawn, former_copies, lineage
@@ -53,10 +53,16 @@ def decide_dependants(ledger: Ledger, compared: Compared, leaving: Iterable[Left
         for uid in {leftover.held.placed.source_sop_instance_uid, leftover.held.placed.uids.sop_instance_uid}:
             gone.setdefault(uid, []).append(leftover)
     here = {i.sop_instance_uid for i in desired.instances}
+    # The archive may never have had what the platform replaced, and yet have got what points at it.
+    led = {
+        old.sop_instance_uid: now
+        for old, now in former_rows(desired)
+        if old.sop_instance_uid not in gone and compared.destination.covers(now.study.facility)
+    }
     corrected = _corrected(desired)
     decisions: dict[Decision, list[int]] = {}
     dangling, unread = [], []
-    for instance in desired.instances if gone else ():
+    for instance in desired.instances if gone or led else ():
         placed = desired.placement_of(instance)
         dependence = dependence_of(instance.sop_class_uid)
         if dependence is None or placed is None or held.holds(placed) is None:
@@ -67,9 +73,10 @@ def decide_dependants(ledger: Ledger, compared: Compared, leaving: Iterable[Left
             unread.append(placed.uids.sop_instance_uid)
             continue
         targets = [_target(gone[uid], placed, desired) for uid in references if uid in gone]
+        targets += [_follow(led[uid], placed, desired) for uid in references if uid in led]
         if not targets:
             continue
-        if references & here - gone.keys() or _are_known(ledger, references - here - gone.keys()):
+        if references & here - gone.keys() or _are_known(ledger, references - here - gone.keys() - led.keys()):
             targets.append(Target.KEPT)
         verdict = judge(dependence, targets)
         if verdict.decision is not None and instance.instance_key in corrected:
@@ -117,8 +124,11 @@ def follow_replacements(ledger: Ledger, platform: Platform, compared: Compared) 
     anywhere then.
     """
     desired, held = compared.desired, compared.held
-    copies = (copy for i in desired.instances for copy in former_copies(i, desired, held))
-    for study_key in sorted({copy.placed.study_key for copy in copies}):
+    study_keys = {desired.study.study_key}
+    for instance in desired.instances:
+        study_keys |= {copy.placed.study_key for copy in former_copies(instance, desired, held)}
+        study_keys |= {row.study.study_key for key in lineage(instance, desired) if (row := desired.find(key))}
+    for study_key in sorted(study_keys):
         _decide_again(ledger, platform, study_key, compared)
 
 
@@ -168,6 +178,12 @@ def _target(leftovers: Sequence[Leftover], pointing: Placed, desired: Desired) -
         # Not sent yet, since the note goes first. Only in this study it gets its UIDs together with the copy.
         return Target.REPLACED if now_at.study.study_key == desired.study.study_key else Target.LOST
     return Target.REPLACED if now.placed_at > pointing.placed_at else Target.KEPT
+
+
+def _follow(now_at: Related, pointing: Placed, desired: Desired) -> Target:
+    """What became of an instance for which another stands: to a copy made before that was placed it is new."""
+    now = desired.placement_of(now_at.instance, now_at.study)
+    return Target.REPLACED if now is not None and now.placed_at > pointing.placed_at else Target.KEPT
 
 
 def _are_known(ledger: Ledger, sop_uids: Iterable[str]) -> bool:
