@@ -12,8 +12,10 @@ from archsync.launcher.postgres import free_port
 from archsync.ledger import jobs
 from archsync.services import job_control
 from archsync.services.archive import IDENTIFIER_PAUSE
+from archsync.services.attempt import Ended, Run
+from archsync.services.rejection import run_note_job
 from archsync.simulate.adt_receiver import AdtScript, Reply
-from archsync.simulate.archive import Rudeness, SimulatedArchive
+from archsync.simulate.archive import IocmRules, Rudeness, SimulatedArchive
 from archsync.simulate.volumes import DemoPatient
 
 MARIA = DemoPatient("PLANTEDMRN1", "CITYMRN", "Plantedname^Maria", date(1950, 1, 2), "F")
@@ -24,7 +26,7 @@ LATER_S = IDENTIFIER_PAUSE.total_seconds() + 1
 @pytest.fixture
 def freeing(site, tmp_path):
     """The archive forgets identifiers that gave way; ask for it before the others."""
-    archive = SimulatedArchive(tmp_path / "freeing", free_port(), frees_identifiers=True)
+    archive = SimulatedArchive(tmp_path / "freeing", free_port(), iocm=IocmRules(), frees_identifiers=True)
     archive.start()
     site.archives.insert(0, archive)
 
@@ -41,6 +43,11 @@ def reused(ward):
 def store_job(ward) -> int:
     (job_id,) = [n for n in ward.site.plan() if ward.site.job(n).job_type in (JobType.ARCHIVE, JobType.DICOM)]
     return job_id
+
+
+def run_note(ward, job_id: int) -> Ended:
+    run = Run("archsync_iocm__vna", f"run{job_id}", 1)
+    return run_note_job(ward.site.ledger, ward.site.platform, job_id, run)
 
 
 def adt_job(ward) -> int:
@@ -202,3 +209,24 @@ def test_an_identifier_that_two_share_at_the_archive_is_not_ended_for_one_of_the
     ended = ward.run(next(n for n in ward.plan() if ward.site.job(n).patient_key == maria))
     assert (ended.status, ended.code) == (JobStatus.FAILED, "adt-identifier-shared")
     assert ward.triggers() == []
+
+
+def test_a_note_of_before_the_message_is_built_anew_where_the_old_identifier_is_unknown(freeing, ward):
+    """Its job was cancelled when the note was built, and is taken back after the A40."""
+    ward.set(supports_iocm=True, adt_prior_identifier=PriorIdentifier.FREED)
+    maria = ward.admit(MARIA)
+    uids = ward.site.uids(ward.studies[maria])
+    removed = "update pacs.instance set removed_at = now(), removal_reason = 'quality' where sop_instance_uid = %s"
+    ward.site.dba(removed, uids[0])
+    (note_job,) = [n for n in ward.site.plan() if ward.site.job(n).job_type is JobType.KOS]
+    ward.site.archives[0].behave(Rudeness(lose_answer_of_store=1))
+    assert run_note(ward, note_job).status is JobStatus.RETRYING
+    job_control.cancel(ward.site.ledger, note_job, actor="anna", reason="test")
+    ward.site.archives[0].behave()
+    ward.site.pacs.change_mrn(maria, "PLANTEDMRN9")
+    assert ward.run(adt_job(ward)).status is JobStatus.SUCCEEDED
+
+    job_control.retry(ward.site.ledger, note_job, actor="anna", now=datetime.now(UTC))
+    assert run_note(ward, note_job).status is JobStatus.SUCCEEDED
+    assert set(ward.site.archives[0].shown()) & set(uids) == set(uids[1:])
+    assert len(ward.site.archives[0].stored) == len(uids) + 2

@@ -20,6 +20,7 @@ from archsync.ledger import destinations, holdings, jobs, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
 from archsync.services import archive as archive_service
+from archsync.services import archive as store_service
 from archsync.services import job_control, planner
 from archsync.services.archive import run_store_job
 from archsync.services.attempt import Run
@@ -359,7 +360,7 @@ def test_what_the_archive_does_not_list_is_sent_again(site, verifies_quickly):
     compared = compare_one(site.platform, site.ledger, study_key, destination)
     desired = compared.desired
     # An earlier attempt was told "stored" of two instances; the archive lost them since.
-    placed, _ = offer(site.ledger, site.platform, desired, job.destination_id, desired.instances[:2])
+    placed, _ = offer(site.ledger, site.platform, compared, desired.instances[:2], looked_before=True)
     holdings.record_stored(site.ledger, job.destination_id, [(p.placement_id, 0) for p in placed.values()])
 
     ended = site.run(job_id)
@@ -711,3 +712,23 @@ def test_a_job_of_another_kind_is_not_run(site):
 
     with pytest.raises(InvalidInput, match="type adt"):
         site.run(job_id)
+
+
+def test_what_another_job_placed_meanwhile_is_compared_again(site, monkeypatch):
+    """Between the comparison and the offer the study's images move, and the job of their new study sends them first."""
+    study_key, job_id = site.planned(2)
+    other_key = site.add_study(1)
+    (other_job,) = set(site.plan()) - {job_id}
+    whole = store_service.offer
+
+    def offer_late(*args, **values):
+        monkeypatch.setattr(store_service, "offer", whole)
+        site.dba("update pacs.instance set study_key = %s where study_key = %s", other_key, study_key)
+        assert site.run(other_job, run_id="run2").status is JobStatus.SUCCEEDED
+        return offer_late.__wrapped__(*args, **values)
+
+    offer_late.__wrapped__ = whole
+    monkeypatch.setattr(store_service, "offer", offer_late)
+    ended = site.run(job_id)
+    assert (ended.status, ended.code) == (JobStatus.CANCELLED, "nothing-to-do")
+    assert {held.study_instance_uid for held in site.archives[0].stored.values()} == {site.study_uid(other_key)}

@@ -114,8 +114,10 @@ def _plan_batch(platform: Platform, ledger: Ledger, study_keys: Sequence[str], *
     ]
     made, refreshed = _write(platform, ledger, planned, now=now)
     if former := _former_studies(planned) - set(study_keys):
-        # Only where the row is gone: others announce their changes, and two that swap instances would never rest.
+        # Where the row is gone: others announce their changes, and two that swap instances would never rest. But a new
+        # job for what was kept elsewhere by a rule, or was not shown any more, may be the first that it hears of it.
         plan_queue.queue(ledger, platform.fetch_studies(sorted(former)).missing)
+        plan_queue.queue(ledger, sorted(_former_studies(p for p in planned if p.plan.store.new_job) - set(study_keys)))
     return PlanningReport(len(study_keys), made, refreshed, len(found.rejected))
 
 

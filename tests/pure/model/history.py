@@ -226,8 +226,12 @@ class History:
 
     def do_plan(self, a: int, b: int) -> None:
         self.runner.observe()
-        planned = set(self.runner.queue)
-        self.runner.plan_queued()
+        planned: set[str] = set()
+        for _ in range(10):  # planning one study may have others looked at
+            planned |= self.runner.queue
+            self.runner.plan_queued()
+            if not self.runner.queue:
+                break
         self.runner.queue |= planned
         if self.runner.plan_queued():
             raise Violation("planning twice plans nothing new", f"studies {sorted(planned)}")

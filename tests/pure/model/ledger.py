@@ -305,6 +305,8 @@ class LedgerModel:
                     self.insert_adt(site, work)
         for site, desired, held, outcome in planned:
             self.write_store(site, desired, held, outcome.store)
+            if outcome.store.new_job is not None:
+                self.queue |= self.former_studies(desired, held) - set(study_keys)
         here = set(study_keys)
         for site in self.sites:
             wanted = {
@@ -320,6 +322,16 @@ class LedgerModel:
         for site, desired, _, outcome in planned:
             self.write_withdrawal(site, desired.study, outcome.withdrawal)
         return len(self.jobs) - before
+
+    @staticmethod
+    def former_studies(desired: Desired, held: Held) -> set[str]:
+        """As ``services/planner.py``: where instances came from, and an archive still has them."""
+        return {
+            copy.placed.study_key
+            for instance in desired.instances
+            for copy in withdrawal.former_copies(instance, desired, held)
+            if copy.rejected_by is None and copy.placed.study_key != desired.study.study_key
+        }
 
     def plan(self, desired: Desired, held: Held, site: Site) -> planning.Plan:
         return plan(desired, held, site.destination, observed_at=self.now)

@@ -457,7 +457,11 @@ class Runner(LedgerModel):
         # Whatever takes the place of what is hidden now may have waited for it, wherever that moved meanwhile.
         again = self.compare(job.study_key or "", site)
         withdrawn = withdrawal.find_withdrawn(*again, destination) if again is not None else ()
+        gone = {item.held.placed.instance_key for item in [*found, *withdrawn]}
         self.queue |= {s.study.study_key for item in [*found, *withdrawn] for s in item.successors}
+        if again is not None:
+            rows = again[0].related.values()
+            self.queue |= {r.study.study_key for r in rows if gone & set(withdrawal.lineage(r.instance, again[0]))}
         self.conclude(job, JobStatus.SUCCEEDED)
 
     def drop_late_notes(self, job: Job) -> None:
