@@ -26,18 +26,22 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 class Interrupted(Exception):
     """The source gave no answer, or not the whole of it; ``code`` and the sentence say which. Another try may help."""
 
-    def __init__(self, why: str, *, code: str = "image-source-unavailable", pause_s: float = 0.0) -> None:
+    code = "image-source-unavailable"
+
+    def __init__(self, why: str, *, code: str | None = None, pause_s: float = 0.0) -> None:
         super().__init__(why)
-        self.code = code
+        self.code = code or self.code
         self.pause_s = pause_s
 
 
 class NotServed(Exception):
     """The source answered, and the image is not to be had. The sentence begins with what "its ..." can stand before."""
 
-    def __init__(self, why: str, *, code: str = "image-not-served", next_step: str | None = None) -> None:
+    code = "image-not-served"
+
+    def __init__(self, why: str, *, code: str | None = None, next_step: str | None = None) -> None:
         super().__init__(why)
-        self.code = code
+        self.code = code or self.code
         self.next_step = next_step
 
 
