@@ -1,6 +1,7 @@
 """Instances a second of the sender, beside DCMTK's, pynetdicom's and a raw socket pushing the same bytes.
 
-    scripts/benchmark send [--scale 0.1] [--rounds 5] [--kinds ct,sr] [--receivers null,stock] [--json FILE]
+    scripts/benchmark send [--scale 0.1] [--rounds 5] [--kinds ct,sr] [--receivers null,stock] [--link 0.5,10] [--tls]
+                           [--json FILE]
 
 Interleaved A B A B in one run, medians of the rounds; trust the ratios, machines and their load differ. Files are made
 anew in a temporary folder and are in the page cache. `--scale 1` is the full size (1 GB at a time).
@@ -11,61 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from sending.corpus import KINDS, make_corpus
+from sending.links import LINKS_MS, measure_links, measure_parallel
 from sending.receivers import RECEIVERS, Receivers
+from sending.runs import Run, Sender, run_dcmtk, run_own
+from sending.tls import measure_tls
 
 FEW = 30
 """DCMTK needs 45 to 90 ms for each instance against stock receivers: more would take minutes."""
-
-
-@dataclass(slots=True)
-class Run:
-    """What one sender did with the files of one kind."""
-
-    stored: int
-    seconds: float
-    cpu_seconds: float
-    memory_mb: float | None = None
-    """What sending added; DCMTK's can't be told from that of the process that started it."""
-
-
-def run_own(name: str, port: int, folder: Path, kind: str) -> Run:
-    """A sender of `sending/senders.py`."""
-    command = [sys.executable, "-m", "sending.senders", name, str(port), str(folder), kind]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)}
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment).stdout
-    return Run(**json.loads(output.splitlines()[-1]))
-
-
-def run_dcmtk(program: str, port: int, folder: Path, kind: str, *, no_delay: bool) -> Run:
-    """`dcmsend` or `storescu` at their fastest."""
-    options = ["-nuc", "-dn"] if program == "dcmsend" else ["-xv"] if kind == "j2k" else []
-    command = [program, "-ll", "error", *options, "-aec", "NULL", "127.0.0.1", str(port), "+sd", str(folder)]
-    environment = {**os.environ, "TCP_NODELAY": "1"} if no_delay else os.environ
-    begun = time.perf_counter()
-    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - begun
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed")
-    count = len(list(folder.glob("*.dcm")))
-    return Run(count, seconds, usage.ru_utime + usage.ru_stime)
-
-
-Sender = Callable[[int, Path, str], Run]
 
 
 def senders(*, with_floor: bool) -> dict[str, Sender]:
@@ -158,9 +119,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
     parser.add_argument("--receivers", default="null,stock", help=f"of {', '.join(RECEIVERS)}")
+    parser.add_argument(
+        "--link",
+        nargs="?",
+        const=",".join(f"{rtt_ms:g}" for rtt_ms in LINKS_MS),
+        help="measure over ways of these round trips in ms, too (0.5,10,50), and eight associations against one",
+    )
+    parser.add_argument("--tls", action="store_true", help="measure with TLS, too")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     results: dict[str, object] = {}
+    more: dict[str, dict[str, object]] = {"links": {}, "tls": {}, "parallel": {}}
     with Receivers() as receivers:
         for kind in arguments.kinds.split(","):
             by_receiver = {}
@@ -172,9 +141,23 @@ def main() -> None:
                         print(f"{kind:4} to {name:8} {sender:20}", describe(medians), flush=True)
             results[kind] = {**summarize(by_receiver), "medians": by_receiver}
             print(f"{kind:4}", {k: v for k, v in summarize(by_receiver).items() if v is not None}, flush=True)
+            for part, measured in more_of(kind, receivers, arguments):
+                more[part][kind] = measured
+                print(f"{kind:4} {part:8} {measured}", flush=True)
     if arguments.json:
         settings = {"scale": arguments.scale, "rounds": arguments.rounds}
-        arguments.json.write_text(json.dumps({"settings": settings, "classes": results}, indent=2))
+        arguments.json.write_text(json.dumps({"settings": settings, "classes": results, **more}, indent=2))
+
+
+def more_of(kind: str, receivers: Receivers, arguments: argparse.Namespace) -> Iterator[tuple[str, object]]:
+    """What was asked for beyond the fastest way: a long one, and a secure one."""
+    with corpus(kind, arguments.scale) as folders:
+        if arguments.link:
+            links_ms = [float(text) for text in arguments.link.split(",")]
+            yield "links", measure_links(receivers, folders["all"], kind, links_ms, arguments.rounds)
+            yield "parallel", measure_parallel(receivers, folders["all"], kind, arguments.rounds)
+        if arguments.tls:
+            yield "tls", measure_tls(receivers, folders["all"], kind, arguments.rounds)
 
 
 if __name__ == "__main__":

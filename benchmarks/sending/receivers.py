@@ -81,14 +81,39 @@ class Receivers:
         config.write_text(json.dumps(settings))
         return [shutil.which("Orthanc") or "/usr/sbin/Orthanc", str(config)]
 
-    def _build(self) -> Path:
-        """The null receiver; needs a C compiler."""
-        program = self._folder / "nullscp"
-        compiler = shutil.which("cc")
-        if compiler is None:
-            raise SystemExit("the null receiver needs a C compiler (cc); leave it out with --receivers stock")
-        subprocess.run([compiler, "-O2", "-o", str(program), str(HERE / "nullscp.c")], check=True)
+    def _build(self, source: str = "nullscp") -> Path:
+        """A program of ours in C; needs a compiler."""
+        program = self._folder / source
+        if not program.exists():
+            compiler = shutil.which("cc")
+            if compiler is None:
+                raise SystemExit(f"{source} needs a C compiler (cc); leave it out with --receivers stock")
+            subprocess.run([compiler, "-O2", "-o", str(program), str(HERE / f"{source}.c")], check=True)
         return program
+
+    def start_far(self, name: str, rtt_ms: float) -> int:
+        """The port where a receiver is reached over a way of this round trip."""
+        far = f"{name} at {rtt_ms:g} ms"
+        if far not in self._ports:
+            port = free_port()
+            delay_us = str(round(rtt_ms * 500))
+            self._run(far, [str(self._build("delayproxy")), delay_us, str(self.start(name)), str(port)], port)
+            self._ports[far] = port
+        return self._ports[far]
+
+    def start_secure(self, name: str, key_file: Path, certificate_file: Path) -> int:
+        """The port of a `storescp` that speaks TLS, tuned otherwise."""
+        if name not in self._ports:
+            port = free_port()
+            options = ["--ignore", "+xa", "-pdu", "131072", "+tls", str(key_file), str(certificate_file), "-ic"]
+            self._run("tuned", ["storescp", *options, str(port)], port)
+            self._ports[name] = port
+        return self._ports[name]
+
+    @property
+    def folder(self) -> Path:
+        """For files that live as long as the receivers."""
+        return self._folder
 
     def _run(self, name: str, command: list[str], port: int) -> None:
         environment = {**os.environ, **(_NO_DELAY if name in ("tuned", "files") else {})}

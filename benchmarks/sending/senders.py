@@ -1,6 +1,6 @@
 """The senders that `benchmarks/send.py` compares, each run in a process of its own.
 
-    python -m sending.senders NAME PORT FOLDER KIND [ASSOCIATIONS]
+    python -m sending.senders NAME PORT FOLDER KIND [ASSOCIATIONS [CA_FILE]]
 
 prints seconds from opening the first file to the end of the association, CPU seconds, and MB of memory that sending
 added. Starting Python and importing are left out; that of the DCMTK programs takes a few milliseconds and is in.
@@ -18,6 +18,7 @@ from pathlib import Path
 from pynetdicom import AE, _config, evt
 
 from archsync.core.contexts import ProposedContext
+from archsync.core.tls import TlsSettings
 from archsync.core.transfer import Endpoint, Share
 from archsync.messages.dimse import C_STORE_RQ, encode_request
 from archsync.messages.dul import IS_LAST, RELEASE_RQ, encode_fragments, encode_p_data_head
@@ -27,16 +28,17 @@ from archsync.net.dicom.store import store_instances
 from sending.corpus import KINDS, describe_corpus
 
 
-def send_with_archsync(port: int, folder: Path, kind: str, associations: int) -> int:
+def send_with_archsync(port: int, folder: Path, kind: str, associations: int, ca_file: str) -> int:
     """The product, from instances as the platform describes them."""
     instances = describe_corpus(folder, kind)
-    endpoint = Endpoint("127.0.0.1", port, called_ae_title="NULL")
+    tls = TlsSettings(ca_file=ca_file) if ca_file else None
+    endpoint = Endpoint("127.0.0.1", port, called_ae_title="NULL", tls=tls)
     pace = Pace(Share(associations))
     begin()
     return sum(outcome.result.is_stored for outcome in store_instances(endpoint, instances, pace))
 
 
-def send_with_pynetdicom(port: int, folder: Path, kind: str, _associations: int) -> int:
+def send_with_pynetdicom(port: int, folder: Path, kind: str, _associations: int, _ca_file: str) -> int:
     """pynetdicom at its best: files streamed, no Nagle, no logging; its reactor paused, for it loses answers else."""
 
     def without_nagle(event: evt.Event) -> None:
@@ -60,7 +62,7 @@ def send_with_pynetdicom(port: int, folder: Path, kind: str, _associations: int)
     return stored
 
 
-def send_raw(port: int, folder: Path, kind: str, _associations: int) -> int:
+def send_raw(port: int, folder: Path, kind: str, _associations: int, _ca_file: str) -> int:
     """The floor: the same bytes as one giant PDU each, by sendfile, waiting for each answer."""
     instances = describe_corpus(folder, kind)
     sop_class = KINDS[kind].sop_class_uid
@@ -112,7 +114,7 @@ def report(stored: int) -> None:
 
 def main() -> None:
     name, port, folder, kind, *more = sys.argv[1:]
-    report(SENDERS[name](int(port), Path(folder), kind, int(more[0]) if more else 1))
+    report(SENDERS[name](int(port), Path(folder), kind, int(more[0]) if more else 1, "".join(more[1:])))
 
 
 if __name__ == "__main__":
