@@ -25,6 +25,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from archsync.core.adt import PriorIdentifier
 from archsync.core.job import Job, JobStatus, JobType
 from archsync.core.study import RemovalReason
 from archsync.errors import InvalidInput, LedgerUnavailable
@@ -57,6 +58,7 @@ KINDS: dict[str, tuple[dict[str, Any], bool, bool]] = {
     "patient": ({"note_order": "replacements_first", "verification": "c-find"}, True, True),
     "small": ({"max_note_references": 1}, True, True),
     "deaf": ({}, True, False),
+    "freeing": ({"adt_prior_identifier": PriorIdentifier.FREED}, True, True),
     "noteless": ({"profile": "generic"}, False, True),
 }
 COMMON = {
@@ -68,6 +70,14 @@ COMMON = {
     "max_attempts": 4,
 }
 REASONS = [None, *RemovalReason]
+#: Failures that an operator sets right on the platform.
+FOR_WANT_OF_AN_IDENTIFIER = (
+    "identifier-taken",
+    "identifier-retired",
+    "adt-identifier-taken",
+    "adt-identifier-swap",
+    "adt-merge-unclear",
+)
 
 
 class Violation(AssertionError):
@@ -164,6 +174,7 @@ class World:
         self.volumes = 0
         self.is_to_look_at_all = False
         self.numbers = itertools.count(1)
+        self.former: set[str] = set()
 
     def tell(self, text: str) -> None:
         self.story.append(text)
@@ -235,6 +246,7 @@ class World:
             self._replace,
             self._correct_name,
             self._change_mrn,
+            self._reuse_mrn,
             self._merge_patients,
             self._hold,
             self._exam,
@@ -357,8 +369,22 @@ class World:
 
     def _change_mrn(self) -> None:
         key = self.patient()
+        self.former |= {self.mrn(key)}
         self.site.pacs.change_mrn(key, f"PLANTEDMRN{next(self.numbers)}")
         self.tell(f"patient key {key} gets another identifier")
+
+    def mrn(self, patient_key: str) -> str:
+        ((found,),) = self.site.dba("select patient_id from pacs.patient where patient_key = %s", patient_key)
+        return found
+
+    def _reuse_mrn(self) -> None:
+        """Another patient gets an identifier that somebody had."""
+        free = sorted(self.former - set(self.rows("select patient_id from pacs.patient")))
+        if free:
+            key, mrn = self.patient(), self.dice.choice(free)
+            self.former |= {self.mrn(key)}
+            self.site.pacs.change_mrn(key, mrn)
+            self.tell(f"patient key {key} gets the used identifier {mrn}")
 
     def _merge_patients(self) -> None:
         prior, survivor, repoint = self.patient(), self.patient(), self.dice.random() < 0.5
@@ -476,10 +502,21 @@ class World:
             is_held_back = jobs.blocker(self.site.ledger, job.job_id) is not None
             if job.status is not JobStatus.FAILED or job.job_type is JobType.IOCM or is_held_back:
                 continue
+            if job.reason_code in FOR_WANT_OF_AN_IDENTIFIER:
+                self.give_fresh_identifier(job)
             retried[job.job_id] += 1
             if retried[job.job_id] > 3:
                 raise Violation(f"it fails again and again: {_line(job)}")
             job_control.retry(self.site.ledger, job.job_id, actor="somebody", now=datetime.now(UTC))
+
+    def give_fresh_identifier(self, job: Job) -> None:
+        """What an operator does on the platform about a job that fails for want of an identifier."""
+        (patient,) = self.site.platform.resolve_survivors([job.patient_key]).values()
+        if job.study_key is not None:
+            for study in self.site.platform.fetch_studies([job.study_key]).studies:
+                patient = study.patient.patient_key
+        self.site.pacs.change_mrn(patient, f"PLANTEDMRN{next(self.numbers)}")
+        self.tell(f"patient key {patient} gets an identifier that nobody had, for job {job.job_id}")
 
     # the laws
 
@@ -692,7 +729,11 @@ def world(
         for name in dice.sample(sorted(KINDS), dice.choice((1, 2))):
             settings, honours_notes, is_told = KINDS[name]
             archive = SimulatedArchive(
-                tmp_path / name, free_port(), ae_title=name.upper(), iocm=IocmRules() if honours_notes else None
+                tmp_path / name,
+                free_port(),
+                ae_title=name.upper(),
+                iocm=IocmRules() if honours_notes else None,
+                frees_identifiers=settings.get("adt_prior_identifier") is PriorIdentifier.FREED,
             )
             archive.start()
             site.archives.append(archive)
@@ -749,7 +790,7 @@ def live_through(world: World) -> None:
 
 
 #: Where the ledger keeps who a patient is: what archives were told, and the notes and messages themselves.
-PAYLOAD = {"held_patient": "*", "adt_message": "*", "rejection_note": "encoded"}
+PAYLOAD = {"held_patient": "*", "adt_message": "*", "retired_identifier": "*", "rejection_note": "encoded"}
 
 
 def assert_nothing_personal(ledger_dsn: str) -> None:
