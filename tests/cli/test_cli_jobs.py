@@ -242,3 +242,30 @@ def test_held_says_when_there_is_nothing(run, run_json, studies) -> None:
     assert run("held", "--destination", "vna1").stdout == "vna1 holds nothing that archsync knows of.\n"
     assert run_json("held", "--destination", "vna1", "--study", "1.2.3") == []
     assert "there is no destination 'vna9'" in run("held", "--destination", "vna9", status=2).stderr
+
+
+def test_jobs_move_to_the_front_together_and_the_list_says_so(run, run_json, studies, audit) -> None:
+    assert "1 job is in front." in run("jobs", "front", "2").stdout
+    assert {j["job_id"]: j["is_in_front"] for j in run_json("jobs", "list")} == {1: False, 2: True}
+    assert "moved to the front" in run("jobs", "show", "2").stdout
+    assert "2 jobs are in front." in run("jobs", "front", "1", "2").stdout
+    assert [(action, subject) for _, action, subject, _ in audit()[-2:]] == [
+        ("job.front", "job 2"),
+        ("job.front", "job 1"),
+    ]
+
+
+def test_a_job_that_does_not_wait_is_not_moved_and_none_of_the_others(run, run_json, ledger, studies) -> None:
+    fail(ledger, 2)
+    assert "only waiting jobs" in run("jobs", "front", "1", "2", status=1).stderr
+    assert not any(j["is_in_front"] for j in run_json("jobs", "list"))
+
+
+def test_the_list_narrows_to_gateways_and_facilities(run, run_json, studies, ledger) -> None:
+    run("gateway", "create", "north", "--facility-group", "metro")
+    run("destination", "set", "vna1", "gateway=north")
+    facility = jobs.get(ledger, 1).facility_id
+    assert ids(run_json("jobs", "list", "--gateway", "north")) == [2, 1]
+    assert 1 in ids(run_json("jobs", "list", "--facility", facility))
+    assert run_json("jobs", "list", "--facility", "NOWHERE") == []
+    assert "there is no gateway 'south'" in run("jobs", "list", "--gateway", "south", status=2).stderr

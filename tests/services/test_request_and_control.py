@@ -302,3 +302,137 @@ def test_a_cleared_job_that_meets_a_busy_archive_is_not_given_up_for_its_age(sit
 
     assert ended.status is JobStatus.RETRYING
     assert site.job(job_id).next_attempt_at - now() < timedelta(seconds=10)
+
+
+# -- the front ---------------------------------------------------------------------------------------------------------
+
+
+def queue_of(site, number: int, **destination) -> list[int]:
+    """So many studies that wait at one archive of which one runs at a time; their jobs, oldest first."""
+    site.add_destination(concurrency=1, **destination)
+    keys = [site.add_study(1) for _ in range(number)]
+    assert len(keys) == number
+    return site.plan()
+
+
+def order(site) -> list[int]:
+    """The jobs in the order in which they are handed out from now on."""
+    handed = []
+    while batch := site.hand_out():
+        handed += batch
+        for job_id in batch:
+            site.run(job_id)
+    return handed
+
+
+def test_a_job_in_front_goes_before_all_others_of_its_destination_stat_ones_too(site):
+    made = queue_of(site, 3)
+    site.ledger.execute("update job set priority = 0 where job_id = %s", [made[1]])
+
+    job_control.move_to_front(site.ledger, made[2], actor="admin")
+
+    assert order(site) == [made[2], made[1], made[0]]
+
+
+def test_what_is_moved_later_goes_before_what_was_moved_earlier(site):
+    made = queue_of(site, 3)
+
+    for job_id in (made[2], made[1]):
+        job_control.move_to_front(site.ledger, job_id, actor="admin")
+
+    assert order(site) == [made[1], made[2], made[0]]
+
+
+def test_moving_twice_moves_once(site):
+    made = queue_of(site, 3)
+    before = [job_control.move_to_front(site.ledger, made[2], actor="admin").urgency for _ in range(3)]
+
+    assert len(set(before)) == 1
+    events = site.ledger.fetch_all("select subject from audit_event where action = 'job.front'")
+    assert [e["subject"] for e in events] == [f"job {made[2]}"]
+
+
+def test_jobs_moved_together_keep_their_order(site):
+    made = queue_of(site, 4)
+    for _ in range(2):
+        for job_id in (made[3], made[2]):
+            job_control.move_to_front(site.ledger, job_id, actor="admin", together=made[2:])
+
+    assert order(site) == [made[2], made[3], made[0], made[1]]
+
+
+def test_a_job_in_front_never_passes_its_lane_but_takes_along_who_holds_it_back(site):
+    made = queue_of(site, 3)
+    held_back = made[2]
+    # The same study once more, to be sent after it.
+    row = site.ledger.fetch_one(
+        "insert into job (job_type, destination_id, priority, patient_key, study_key, study_instance_uid)"
+        " select 'kos', destination_id, 2, patient_key, study_key, study_instance_uid from job where job_id = %s"
+        " returning job_id",
+        [held_back],
+    )
+    follower = row["job_id"]
+
+    job_control.move_to_front(site.ledger, follower, actor="admin")
+
+    assert site.hand_out()[0] == held_back
+    (event,) = site.ledger.fetch_all("select detail from audit_event where action = 'job.front'")
+    assert event["detail"] == f"with job {held_back}"
+
+
+def test_a_settling_job_that_is_moved_to_the_front_starts_now(site):
+    site.add_destination(settle_s=30.0, settle_max_s=60.0)
+    site.add_study()
+    (job_id,) = site.plan()
+    assert site.hand_out() == []
+
+    job_control.move_to_front(site.ledger, job_id, actor="admin")
+
+    assert site.hand_out() == [job_id]
+
+
+def test_planning_again_leaves_a_job_in_front(site):
+    made = queue_of(site, 2)
+    job_control.move_to_front(site.ledger, made[1], actor="admin")
+    site.add_late_images(str(site.job(made[1]).study_key))
+    site.plan()
+
+    assert order(site)[0] == made[1]
+
+
+def test_a_study_on_hold_stays_on_hold_in_front(site):
+    site.add_destination()
+    study_key = site.add_study()
+    (job_id,) = site.plan()
+    site.pacs.set_hold(study_key, True)
+    site.plan()
+
+    job_control.move_to_front(site.ledger, job_id, actor="admin")
+
+    assert site.job(job_id).wait_reason is WaitReason.HOLD
+    assert site.hand_out() == []
+
+
+def test_only_what_waits_is_moved_to_the_front(site):
+    _, job_id = site.planned()
+    site.hand_out()
+
+    with pytest.raises(InvalidInput, match="only waiting jobs") as refused:
+        job_control.move_to_front(site.ledger, job_id, actor="admin")
+    assert refused.value.code == "not-movable"
+
+
+# -- what an attempt heard ---------------------------------------------------------------------------------------------
+
+
+def test_an_attempt_tells_whom_it_talked_to_and_what_it_heard(site):
+    _, job_id = site.planned()
+    site.archives[0].behave(Rudeness(statuses=(ChosenStatus(status=0xA700, nth=1, times=9),)))
+    site.run(job_id)
+    site.archives[0].behave(Rudeness())
+    site.run(job_id, try_number=2)
+
+    refused, stored = jobs.attempts(site.ledger, job_id)
+    host, port = site.archives[0].address
+    assert refused.peer == stored.peer == f"{site.archives[0].ae_title} at {host}:{port}"
+    assert (refused.status_code, stored.status_code) == ("A700", "0000")

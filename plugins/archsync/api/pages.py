@@ -36,13 +36,18 @@ def read_cursor(cursor: str | None, kind: type[Key]) -> tuple[datetime, Key] | N
     try:
         at, key = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         place = (datetime.fromisoformat(at), kind(key))
-        if place[0].tzinfo is None or (isinstance(place[1], int) and not 0 <= place[1] < 2**63) or "\0" in str(key):
+        if place[0].tzinfo is None or not _is_storable(place[1]):
             raise ValueError(cursor)
     except (ValueError, TypeError, OverflowError):
         raise InvalidInput(
             "the cursor is none that archsync gave out", code="bad-cursor", next_step="Begin with the first page."
         ) from None
     return place
+
+
+def _is_storable(key: int | str) -> bool:
+    """Tell whether PostgreSQL takes a key."""
+    return 0 <= key < 2**63 if isinstance(key, int) else "\0" not in key
 
 
 UNCHANGED: dict[int | str, dict[str, Any]] = {

@@ -53,6 +53,8 @@ def jobs() -> None:
     "--status", "statuses", multiple=True, type=click.Choice([s.value for s in JobStatus]), help="Repeatable."
 )
 @click.option("--destination", "names", multiple=True, metavar="NAME", help="Repeatable.")
+@click.option("--gateway", "gateways", multiple=True, metavar="NAME", help="At the destinations behind it; repeatable.")
+@click.option("--facility", "facilities", multiple=True, metavar="ID", help="Of this facility; repeatable.")
 @click.option("--date", type=click.DateTime(["%Y-%m-%d"]), help="Made on this day (UTC).")
 @click.option("--since", type=Moment(), help="Made then or later: 2026-05-04, 2026-05-04T10:30, or 90m, 12h, 7d ago.")
 @click.option("--until", type=Moment(), help="Made before then.")
@@ -66,6 +68,8 @@ def list_jobs(
     types: tuple[str, ...],
     statuses: tuple[str, ...],
     names: tuple[str, ...],
+    gateways: tuple[str, ...],
+    facilities: tuple[str, ...],
     date: datetime | None,
     since: datetime | None,
     until: datetime | None,
@@ -84,6 +88,8 @@ def list_jobs(
         job_types=[JobType(t) for t in types],
         statuses=[JobStatus(s) for s in statuses],
         destinations=names,
+        gateways=gateways,
+        facilities=facilities,
         since=since,
         until=until,
         study_instance_uid=study_instance_uid,
@@ -93,6 +99,11 @@ def list_jobs(
     with site.open_ledger() as ledger:
         for name in names:
             destination_store.get(ledger, name)
+        if gateways:
+            known = {gateway.name for gateway in destination_store.gateways(ledger)}
+            for name in gateways:
+                if name not in known:
+                    raise destination_store.unknown_gateway(name)
         found = explain(ledger, store.listing(ledger, wanted), now=datetime.now(UTC))
     if as_json:
         write_json(map(job_as_json, found))
@@ -158,3 +169,14 @@ def cancel(site: Site, job_ids: tuple[int, ...], reason: str) -> None:
         for job_id in job_ids:
             job_control.cancel(ledger, job_id, actor=site.actor, reason=reason.strip())
     click.echo(f"{count(len(job_ids), 'job')} cancelled.")
+
+
+@jobs.command()
+@click.argument("job_ids", type=int, metavar="JOB...", nargs=-1, required=True)
+@pass_site
+def front(site: Site, job_ids: tuple[int, ...]) -> None:
+    """Have waiting jobs go before all others of their destination, with the jobs that hold them back."""
+    with site.open_ledger() as ledger, ledger.transaction():
+        for job_id in job_ids:
+            job_control.move_to_front(ledger, job_id, actor=site.actor, together=job_ids)
+    click.echo(f"{count(len(job_ids), 'job')} {'is' if len(job_ids) == 1 else 'are'} in front.")

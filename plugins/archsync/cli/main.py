@@ -25,7 +25,7 @@ COMMANDS = {
     "destination": ("archsync.cli.destination", "Destinations: archives that studies are sent to."),
     "config": ("archsync.cli.config", "Gateways and destinations as one YAML file."),
     "plan": ("archsync.cli.plan", "Say what would be sent where, and why; changes nothing."),
-    "jobs": ("archsync.cli.jobs", "Jobs: list, show, retry, cancel."),
+    "jobs": ("archsync.cli.jobs", "Jobs: list, show, retry, cancel, move to the front."),
     "push": ("archsync.cli.push", "Send a study to archives now, whatever their triggers say."),
     "held": ("archsync.cli.held", "Say what an archive holds."),
     "hold": ("archsync.cli.hold", "Hold studies back, and release them."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import Enum
@@ -60,6 +60,12 @@ def all_destinations(ledger: Ledger) -> list[Destination]:
     return [_destination(row) for row in ledger.fetch_all(SQL["all"])]
 
 
+def some(ledger: Ledger, destination_ids: Collection[int]) -> dict[int, Destination]:
+    """Some destinations by id; those that there are not are absent."""
+    rows = ledger.fetch_all(SQL["some"], {"destination_ids": list(destination_ids)})
+    return {row["destination_id"]: _destination(row) for row in rows}
+
+
 def queues(ledger: Ledger) -> dict[str, str | None]:
     """Destination name → the Airflow queue of its gateway, None for local ones."""
     return {row["name"]: row["queue"] for row in ledger.fetch_all(SQL["all"])}
@@ -112,12 +118,7 @@ def insert(ledger: Ledger, destination: Destination) -> Destination:
     except psycopg.errors.UniqueViolation:
         raise duplicate(destination.name) from None
     except psycopg.errors.ForeignKeyViolation:
-        raise ConfigurationError(
-            f"gateway: there is no gateway {destination.gateway!r}",
-            code="unknown-gateway",
-            next_step="`archsync gateway list` shows them; `archsync gateway create` makes one.",
-            fields={"gateway": f"there is no gateway {destination.gateway!r}"},
-        ) from None
+        raise unknown_gateway(destination.gateway) from None
     return get_by_id(ledger, row["destination_id"])
 
 
@@ -128,9 +129,7 @@ def update(ledger: Ledger, destination: Destination) -> None:
     except psycopg.errors.UniqueViolation:
         raise duplicate(destination.name) from None
     except psycopg.errors.ForeignKeyViolation:
-        raise ConfigurationError(
-            f"gateway: there is no gateway {destination.gateway!r}", code="unknown-gateway"
-        ) from None
+        raise unknown_gateway(destination.gateway) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +200,12 @@ def _health(row: Row) -> Health:
     )
 
 
-def health(ledger: Ledger) -> dict[tuple[int, DagKind], DestinationHealth]:
-    """The health of every destination, by its id and the kind of job; archive and iocm share a circuit breaker."""
-    rows = {(row["destination_id"], DagKind(row["kind"])): row for row in ledger.fetch_all(SQL["health"])}
+def health(
+    ledger: Ledger, destination_ids: Collection[int] | None = None
+) -> dict[tuple[int, DagKind], DestinationHealth]:
+    """The health of destinations (None: of all), by id and kind of job; archive and iocm share a circuit breaker."""
+    wanted = {"destination_ids": None if destination_ids is None else list(destination_ids)}
+    rows = {(row["destination_id"], DagKind(row["kind"])): row for row in ledger.fetch_all(SQL["health"], wanted)}
     return {
         (destination_id, kind): DestinationHealth(_health(rows[destination_id, peer_of(kind)]), row["is_suspended"])
         for (destination_id, kind), row in rows.items()
@@ -237,6 +239,17 @@ def set_suspended(ledger: Ledger, destination_id: int, kind: DagKind, is_suspend
     """Remember whether a destination's DAG was seen paused."""
     ledger.execute(
         SQL["set_suspended"], {"destination_id": destination_id, "kind": kind.value, "is_suspended": is_suspended}
+    )
+
+
+def unknown_gateway(name: str | None) -> ConfigurationError:
+    """The error that there is no gateway of that name."""
+    sentence = f"there is no gateway {name!r}"
+    return ConfigurationError(
+        f"gateway: {sentence}",
+        code="unknown-gateway",
+        next_step="`archsync gateway list` shows them; `archsync gateway create` makes one.",
+        fields={"gateway": sentence},
     )
 
 

@@ -68,8 +68,10 @@ def find(ledger: Ledger, wanted: JobFilter) -> list[int]:
         rows = ledger.fetch_all(SQL["by_facility_destination"], narrowed)
     elif wanted.facilities:
         rows = ledger.fetch_all(SQL["by_facility"], narrowed)
-    elif wanted.destinations or wanted.gateways or wanted.job_types or wanted.statuses:
+    elif wanted.destinations or wanted.gateways:
         rows = ledger.fetch_all(SQL["by_destination"], narrowed)
+    elif wanted.job_types or wanted.statuses:
+        rows = ledger.fetch_all(SQL["by_kind"], narrowed)
     else:
         rows = ledger.fetch_all(SQL["newest"], narrowed)
     return [row["job_id"] for row in rows]
@@ -84,8 +86,10 @@ def count(ledger: Ledger, wanted: JobFilter, *, cap: int) -> dict[JobStatus, int
         rows = ledger.fetch_all(SQL["count_by_facility_destination"], narrowed)
     elif wanted.facilities:
         rows = ledger.fetch_all(SQL["count_by_facility"], narrowed)
-    else:
+    elif wanted.destinations or wanted.gateways:
         rows = ledger.fetch_all(SQL["count_by_destination"], narrowed)
+    else:
+        rows = ledger.fetch_all(SQL["count_by_kind"], narrowed)
     found = dict.fromkeys(wanted.statuses or JobStatus, 0)
     return found | {JobStatus(row["status"]): min(row["jobs"], cap) for row in rows}
 

@@ -114,9 +114,14 @@ def request_now(ledger: Ledger, job_id: int, *, requested_by: str) -> None:
     ledger.execute(SQL["request_now"], {"job_id": job_id, "requested_by": requested_by})
 
 
-def move_to_front(ledger: Ledger, destination_id: int, job_ids: Collection[int]) -> list[int]:
-    """Move waiting jobs ahead of all others of their destination; gives those that were not ahead already."""
-    wanted = {"destination_id": destination_id, "job_ids": list(job_ids)}
+def move_to_front(
+    ledger: Ledger, destination_id: int, job_ids: Collection[int], *, together: Collection[int] = ()
+) -> list[int]:
+    """Move waiting jobs ahead of all of their destination but those ``together`` with which they are moved.
+
+    Gives those that were not ahead already.
+    """
+    wanted = {"destination_id": destination_id, "job_ids": list(job_ids), "together": list(together)}
     return [row["job_id"] for row in ledger.fetch_all(SQL["move_to_front"], wanted)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,7 +13,6 @@ from archsync.core.retry import Health
 from archsync.core.waiting import destination_gate, quota, wait_reason
 from archsync.ledger import destinations, dispatching, jobs
 from archsync.ledger.database import Ledger
-from archsync.ledger.destinations import DestinationHealth
 from archsync.ledger.jobs import ListedJob
 
 
@@ -126,11 +125,9 @@ class ExplainedJob:
 
 def explain(ledger: Ledger, listed: Sequence[ListedJob], *, now: datetime) -> list[ExplainedJob]:
     """Say of each waiting job why it waits, as things stand now."""
-    by_id: dict[int | None, Destination] = {}
-    health: Mapping[tuple[int, DagKind], DestinationHealth] = {}
-    if any(item.job.status is JobStatus.WAITING for item in listed):
-        by_id = {d.destination_id: d for d in destinations.all_destinations(ledger)}
-        health = destinations.health(ledger)
+    waiting = {item.job.destination_id for item in listed if item.job.status is JobStatus.WAITING}
+    by_id = destinations.some(ledger, waiting) if waiting else {}
+    health = destinations.health(ledger, waiting) if waiting else {}
     explained = []
     for item in listed:
         why = None

@@ -99,7 +99,12 @@ def act_on(
             if (objection := object_to(job)) is not None:
                 acted.skipped.append(objection)
                 continue
-            _act(ledger, action, job_id, actor=actor, reason=reason, now=now)
+            if action is JobAction.RETRY:
+                job_control.retry(ledger, job_id, actor=actor, now=now)
+            elif action is JobAction.CANCEL:
+                job_control.cancel(ledger, job_id, actor=actor, reason=reason)
+            else:
+                job_control.move_to_front(ledger, job_id, actor=actor, together=job_ids)
             acted.done.append(job_id)
         except InvalidInput as exc:
             acted.skipped.append(Skipped(job_id, exc.code, exc.message))
@@ -148,12 +153,3 @@ def act_on_matching(
 def _narrow(action: JobAction, wanted: JobFilter) -> JobFilter:
     statuses: Collection[JobStatus] = _MAY[action] & set(wanted.statuses) if wanted.statuses else _MEANT[action]
     return replace(wanted, statuses=sorted(statuses), before_job_id=None)
-
-
-def _act(ledger: Ledger, action: JobAction, job_id: int, *, actor: str, reason: str, now: datetime) -> None:
-    if action is JobAction.RETRY:
-        job_control.retry(ledger, job_id, actor=actor, now=now)
-    elif action is JobAction.CANCEL:
-        job_control.cancel(ledger, job_id, actor=actor, reason=reason)
-    else:
-        job_control.move_to_front(ledger, job_id, actor=actor)

@@ -117,11 +117,12 @@ def cancel(ledger: Ledger, job_id: int, *, actor: str, reason: str) -> Job:
     return jobs.get(ledger, job_id)
 
 
-def move_to_front(ledger: Ledger, job_id: int, *, actor: str) -> Job:
+def move_to_front(ledger: Ledger, job_id: int, *, actor: str, together: Collection[int] = ()) -> Job:
     """Have a waiting job go before all others of its destination, those included that were moved there before.
 
-    The job that holds it back in its lane goes with it, as far as that waits too; of a change, its steps go. A settling
-    job is due at once. One that is in front already stays as it is.
+    Not before those ``together`` with which it is moved: they keep their order. The job that holds it back in its lane
+    goes with it, as far as that waits too; of a change, its steps go. A settling job is due at once. One that is in
+    front already stays as it is.
 
     Raises:
         InvalidInput: the job does not wait.
@@ -136,7 +137,8 @@ def move_to_front(ledger: Ledger, job_id: int, *, actor: str) -> Job:
                 code="not-movable",
                 next_step="Retry it first if it failed; else there is nothing to do.",
             )
-        moved = jobs.move_to_front(ledger, job.destination_id, _with_blockers(ledger, waiting))
+        ahead = _with_blockers(ledger, waiting)
+        moved = jobs.move_to_front(ledger, job.destination_id, ahead, together=together)
         if moved:
             others = [other for other in sorted(moved) if other != job_id]
             detail = f"with job {', '.join(map(str, others))}" if others else ""

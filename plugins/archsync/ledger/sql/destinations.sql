@@ -2,6 +2,10 @@
 -- Every destination, by name, with the queue of its gateway.
 select d.*, g.queue from destination d left join gateway g on g.name = d.gateway order by d.name;
 
+-- name: some
+-- Some destinations by id.
+select d.* from destination d where d.destination_id = any(%(destination_ids)s);
+
 -- name: get
 -- One destination by name.
 select d.* from destination d where d.name = %(name)s;
@@ -63,8 +67,9 @@ delete from destination where destination_id = %(destination_id)s;
 insert into destination_health (destination_id, kind) values (%(destination_id)s, %(kind)s);
 
 -- name: health
--- The circuit breakers of all destinations.
-select * from destination_health;
+-- The circuit breakers of some destinations, or of all.
+select * from destination_health
+where %(destination_ids)s::int[] is null or destination_id = any(%(destination_ids)s);
 
 -- name: health_of
 -- The circuit breaker of one peer of a destination, locked until the transaction ends.

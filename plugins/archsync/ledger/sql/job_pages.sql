@@ -5,11 +5,37 @@ where created_at >= %(since)s and (created_at, job_id) < (%(before_at)s, %(befor
 order by created_at desc, job_id desc
 limit %(limit)s;
 
--- name: by_destination
--- The newest jobs of some types and statuses at some destinations (job_page). Only combinations whose own newest job is
--- among the newest of all can have part in the page: of those alone more is read.
+-- name: by_kind
+-- The newest jobs of some types and statuses (job_page_kind). Only combinations whose own newest job is among the newest of
+-- all can have part in the page. Of those alone more is read, and the less the older their newest is.
 with combination as materialized (
-    select s.status, t.job_type, d.destination_id, top.created_at, top.job_id
+    select s.status, t.job_type, top.created_at, top.job_id,
+           row_number() over (order by top.created_at desc, top.job_id desc) as place
+    from unnest(%(job_types)s::text[]) t(job_type)
+    cross join unnest(%(statuses)s::text[]) s(status)
+    cross join lateral (
+        select j.created_at, j.job_id from job j
+        where j.status = s.status and j.job_type = t.job_type
+          and j.created_at >= %(since)s and (j.created_at, j.job_id) < (%(before_at)s, %(before_job_id)s)
+        order by j.created_at desc, j.job_id desc
+        limit 1) top
+    order by top.created_at desc, top.job_id desc
+    limit %(limit)s)
+select m.job_id from combination c
+cross join lateral (
+    select j.created_at, j.job_id from job j
+    where j.status = c.status and j.job_type = c.job_type
+      and j.created_at >= %(since)s and (j.created_at, j.job_id) <= (c.created_at, c.job_id)
+    order by j.created_at desc, j.job_id desc
+    limit %(limit)s - c.place + 1) m
+order by m.created_at desc, m.job_id desc
+limit %(limit)s;
+
+-- name: by_destination
+-- The same at some destinations (job_page).
+with combination as materialized (
+    select s.status, t.job_type, d.destination_id, top.created_at, top.job_id,
+           row_number() over (order by top.created_at desc, top.job_id desc) as place
     from destination d
     cross join unnest(%(job_types)s::text[]) t(job_type)
     cross join unnest(%(statuses)s::text[]) s(status)
@@ -29,14 +55,15 @@ cross join lateral (
     where j.status = c.status and j.job_type = c.job_type and j.destination_id = c.destination_id
       and j.created_at >= %(since)s and (j.created_at, j.job_id) <= (c.created_at, c.job_id)
     order by j.created_at desc, j.job_id desc
-    limit %(limit)s) m
+    limit %(limit)s - c.place + 1) m
 order by m.created_at desc, m.job_id desc
 limit %(limit)s;
 
 -- name: by_facility
 -- The same for jobs of some facilities at any destination (job_page_facility).
 with combination as materialized (
-    select f.facility_id, s.status, t.job_type, top.created_at, top.job_id
+    select f.facility_id, s.status, t.job_type, top.created_at, top.job_id,
+           row_number() over (order by top.created_at desc, top.job_id desc) as place
     from unnest(%(facilities)s::text[]) f(facility_id)
     cross join unnest(%(job_types)s::text[]) t(job_type)
     cross join unnest(%(statuses)s::text[]) s(status)
@@ -54,14 +81,15 @@ cross join lateral (
     where j.facility_id = c.facility_id and j.status = c.status and j.job_type = c.job_type
       and j.created_at >= %(since)s and (j.created_at, j.job_id) <= (c.created_at, c.job_id)
     order by j.created_at desc, j.job_id desc
-    limit %(limit)s) m
+    limit %(limit)s - c.place + 1) m
 order by m.created_at desc, m.job_id desc
 limit %(limit)s;
 
 -- name: by_facility_destination
 -- The same for jobs of some facilities at some destinations (job_page_facility_destination).
 with combination as materialized (
-    select f.facility_id, s.status, t.job_type, d.destination_id, top.created_at, top.job_id
+    select f.facility_id, s.status, t.job_type, d.destination_id, top.created_at, top.job_id,
+           row_number() over (order by top.created_at desc, top.job_id desc) as place
     from destination d
     cross join unnest(%(facilities)s::text[]) f(facility_id)
     cross join unnest(%(job_types)s::text[]) t(job_type)
@@ -84,7 +112,7 @@ cross join lateral (
       and j.job_type = c.job_type
       and j.created_at >= %(since)s and (j.created_at, j.job_id) <= (c.created_at, c.job_id)
     order by j.created_at desc, j.job_id desc
-    limit %(limit)s) m
+    limit %(limit)s - c.place + 1) m
 order by m.created_at desc, m.job_id desc
 limit %(limit)s;
 
@@ -107,8 +135,21 @@ limit %(limit)s;
 -- Where a job stands in the order of the pages; of a number that no job has, where it would stand.
 select created_at from job where job_id <= %(job_id)s order by job_id desc limit 1;
 
+-- name: count_by_kind
+-- How many jobs of some types are in each status, counted up to a cap (job_page_kind).
+select s.status, (
+    select count(*) from (
+        select from unnest(%(job_types)s::text[]) t(job_type)
+        cross join lateral (
+            select from job j
+            where j.status = s.status and j.job_type = t.job_type
+              and j.created_at >= %(since)s and j.created_at < %(until)s
+            limit %(cap)s) found
+        limit %(cap)s) capped) as jobs
+from unnest(%(statuses)s::text[]) s(status);
+
 -- name: count_by_destination
--- How many jobs of some types at some destinations are in each status, counted up to a cap (job_page).
+-- The same at some destinations (job_page).
 select s.status, (
     select count(*) from (
         select from destination d

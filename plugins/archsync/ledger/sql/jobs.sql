@@ -175,11 +175,11 @@ where j.job_id = any(%(job_ids)s);
 
 -- name: move_to_front
 -- Waiting jobs of one destination go ahead of all its others, of what was moved there before too; settling ones are due at
--- once. Jobs that are ahead of all others already stay as they are.
+-- once. Jobs that are ahead of all others already stay as they are; those moved together are level, the oldest goes first.
 with ahead as (
     select coalesce(max(o.front), 0) + 1 as front from job o
     where o.destination_id = %(destination_id)s and o.front > 0 and o.status in ('waiting', 'ready')
-      and o.job_id <> all(%(job_ids)s))
+      and o.job_id <> all(%(job_ids)s) and o.job_id <> all(%(together)s))
 update job set front = ahead.front, updated_at = now(),
                not_before = case when wait_reason = 'settling' then now() else not_before end,
                wait_reason = case when wait_reason = 'settling' then 'queue' else wait_reason end
