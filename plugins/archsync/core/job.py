@@ -193,4 +193,4 @@ class Job:
     front: int = 0
     """How far ahead of its destination's other jobs somebody moved it; 0: not at all."""
     urgency: int = Priority.ROUTINE
-    """The order in which a destination's jobs go, lowest first: its priority, and ahead of all if moved to the front."""
+    """The order in which a destination's jobs go, lowest first: by priority, ahead of all if moved to the front."""
