@@ -1,4 +1,4 @@
-"""The pages' modules fit together, and stand on nothing but Airflow's own page: they are loaded without a build step."""
+"""The pages' modules fit together, and stand on nothing but Airflow's own page: there is no build step."""
 
 from __future__ import annotations
 

@@ -48,7 +48,8 @@ class Standing:
     """Who goes by an identifier at an archive.
 
     ``gave_up``: whose it was until it gave way there, if it stays theirs: how the archive knows them now, by the keys
-    of the survivors that they are on the platform. ``is_unsettled``: planning has still to look at some of the holders, so a job that frees it may be about to be made.
+    of the survivors that they are on the platform. ``is_unsettled``: planning has still to look at some of the
+    holders, so a job that frees it may be about to be made.
     """
 
     holders: tuple[Holder, ...] = ()

@@ -152,7 +152,7 @@ def _plan_one(
     same = [j for j in known if j.adt_change is change and about == _about(j)]
     if any(not j.status.is_done and j.status is not JobStatus.FAILED for j in same):
         return None  # it finds what to say when it runs, and the patient is looked at again when it ended
-    rule = rule_against(change, old, patient, destination)
+    rule = rule_against(destination)
     if any(j.content_digest == digest and (rule or j.status is not JobStatus.SUPPRESSED) for j in same):
         return None  # failed, cancelled or suppressed, for this very difference
     return AdtWork(
@@ -169,8 +169,8 @@ def _about(job: KnownJob) -> tuple[str | None, str | None]:
     return (None, job.patient_key) if job.prior_patient_key is None else (job.prior_patient_key, None)
 
 
-def rule_against(change: AdtChange, old: HeldPatient, patient: Patient, destination: Destination) -> Suppressed | None:
-    """The rule under which a destination is not told of a change, or None. ``old``: what it knows instead."""
+def rule_against(destination: Destination) -> Suppressed | None:
+    """The rule under which a destination is not told of a changed patient, or None."""
     if destination.adt is None:
         return Suppressed(
             "adt-not-configured",

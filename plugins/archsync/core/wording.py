@@ -314,7 +314,7 @@ def explain_messages(plan: Plan, desired: Desired, held: Held, destination: Dest
                 change=change,
                 trigger_event=_trigger_event(change, destination),
                 predicate=_predicate(change, old, patient),
-                rule=rule_against_message(change, old, patient, destination),
+                rule=rule_against_message(destination),
                 job_id=job.job_id if job else None,
                 job_status=job.status if job else None,
             )

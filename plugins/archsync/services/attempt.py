@@ -44,7 +44,7 @@ __all__ = ["Attempt", "Ended", "Run", "TakenAway", "run_attempt"]
 HEARTBEAT_S = 15.0
 #: The same where others wait for it to learn of them: it sends at a limited rate, or over several associations.
 SHARING_HEARTBEAT_S = 1.5
-#: How long an attempt waits for others to give up associations that it has a share in, in seconds, and between two looks.
+#: How long an attempt waits for others to give up associations that it has a share in, and between two looks, in s.
 ROOM_WAIT_S, ROOM_PAUSE_S = 30.0, 0.5
 #: Attempts after which a failure of unclear kind (0110, unknown codes) counts as permanent.
 LIMITED_TRIES = 3
