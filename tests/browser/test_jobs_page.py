@@ -168,7 +168,8 @@ def test_who_may_only_look_is_offered_nothing_else(stack, visit, make_job) -> No
     expect(page.get_by_role("button", name="Retry")).to_be_disabled()
     answer = page.evaluate(
         """async (id) => (await fetch("/archsync/api/v1/jobs/actions", {method: "POST",
-            headers: {"Content-Type": "application/json"}, body: JSON.stringify({action: "retry", job_ids: [id]})})).status""",
+            headers: {"Content-Type": "application/json"},
+            body: JSON.stringify({action: "retry", job_ids: [id]})})).status""",
         job.job_id,
     )
     assert answer == 403

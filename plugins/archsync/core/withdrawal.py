@@ -78,7 +78,7 @@ def former_copies(instance: Instance, desired: Desired, held: Held) -> tuple[Hel
 
 
 def lineage(instance: Instance, desired: Desired) -> list[str]:
-    """The keys of an instance, of the one that it replaces, of the one which that replaced, as far as they are known."""
+    """The keys of an instance, of the one that it replaces, of the one which that replaced, as far as known."""
     keys = [instance.instance_key]
     replaced = instance.replaces_instance_key
     while replaced is not None and replaced not in keys:
