@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from running_stack import Stack, stack  # noqa: F401  (a fixture)
 
 CHROMIUM = shutil.which("chromium")

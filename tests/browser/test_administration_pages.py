@@ -75,13 +75,13 @@ def test_a_change_of_a_destination_is_checked_field_by_field_before_it_is_saved(
     expect(delay).to_contain_text("must be from 0 to 86400")
     page.get_by_role("button", name="Save").click()
     expect(delay.locator("input")).to_be_focused()
-    delay.locator("input").fill("3")
+    delay.locator("input").fill("1.5")
     page.get_by_role("button", name="Save").click()
     expect(page.get_by_text("All saved")).to_be_visible()
     page.reload()
     if not delay.is_visible():
         page.get_by_role("button", name=re.compile("etries")).first.click()
-    expect(delay.locator("input")).to_have_value("3")
+    expect(delay.locator("input")).to_have_value("1.5")
 
 
 def test_who_may_not_configure_sees_the_settings_and_can_change_none(visit) -> None:

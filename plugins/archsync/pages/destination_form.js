@@ -33,16 +33,28 @@ const useForm = (schema, saved, name) => {
   const changed = Object.fromEntries(fields.filter((field) => plain(field, values[field.name]) !== plain(field, before[field.name])).map((field) => [field.name, plain(field, values[field.name])]));
 
   const settingsKey = JSON.stringify(settings);
+  const check = async () => {
+    const answer = await post("destinations/check", { settings: JSON.parse(settingsKey), ...(name && { name }) });
+    setProblems(answer.fields);
+    setLocked(answer.locked);
+    return answer.fields;
+  };
   useEffect(() => {
-    const timer = setTimeout(() => post("destinations/check", { settings: JSON.parse(settingsKey), ...(name && { name }) }).then((answer) => {
-      setProblems(answer.fields);
-      setLocked(answer.locked);
-    }, () => {}), CHECK_AFTER_MS);
+    // What a check that can't be made would have said, saving says.
+    const timer = setTimeout(() => check().catch(() => {}), CHECK_AFTER_MS);
     return () => clearTimeout(timer);
   }, [settingsKey, name]);
 
+  // What was saved meanwhile shows, unless somebody is changing that very field.
+  const lastSaved = useRef(saved);
+  useEffect(() => {
+    const last = valuesFrom(schema, lastSaved.current);
+    lastSaved.current = saved;
+    setValues((old) => Object.fromEntries(fields.map((field) => [field.name, plain(field, old[field.name]) === plain(field, last[field.name]) ? before[field.name] : old[field.name]])));
+  }, [JSON.stringify(saved)]);
+
   return {
-    values, settings, changed, problems, locked, setProblems,
+    values, settings, changed, locked, check, setProblems,
     shown: (name) => (touched.has(name) ? problems[name] : undefined),
     set: (name, value) => setValues((old) => ({ ...old, [name]: value })),
     touch: (...names) => setTouched((old) => new Set([...old, ...names])),
@@ -123,8 +135,9 @@ export const Form = ({ schema, found, onSaved, onChanged, start }) => {
 
   const [save, isBusy] = useBusy(async () => {
     setProblem(null);
-    if (Object.keys(form.problems).length > 0) return showProblems(form.problems);
     try {
+      const wrong = await form.check();
+      if (Object.keys(wrong).length > 0) return showProblems(wrong);
       const { warnings } = found
         ? await send("PATCH", `destinations/${found.settings.name}`, { settings: form.changed, ...(touchesLock && { override_reason: reason.trim() }) })
         : await post("destinations", { settings: form.settings });
@@ -159,7 +172,6 @@ export const DestinationForm = () => {
   const name = route.one("name");
   const schema = useLive("destinations/schema");
   const live = useLive(name ? `destinations/${name}` : null);
-  const [version, setVersion] = useState(0);
   const all = useLive(name ? "destinations" : null, {}, 3000);
   const here = all.data?.items.find((destination) => destination.name === name);
   const known = live.isFresh ? live.data : undefined;
@@ -168,14 +180,14 @@ export const DestinationForm = () => {
     h(Go, { view: { view: "destinations" }, fontSize: "sm" }, h(Icon, { name: "left" }), "Destinations"),
     h(C.Flex, { align: "center", gap: 3, justify: "space-between", mb: 3, mt: 1, wrap: "wrap" },
       h(C.Heading, { as: "h1", size: "lg" }, name || "New destination"),
-      here && h(C.HStack, { gap: 3 }, h(Go, { view: { view: "jobs", destination: name }, fontSize: "sm" }, "Its jobs"), h(Switch, { destination: here, onDone: () => { all.refresh(); live.refresh(); setVersion(version + 1); } }))),
+      here && h(C.HStack, { gap: 3 }, h(Go, { view: { view: "jobs", destination: name }, fontSize: "sm" }, "Its jobs"), h(Switch, { destination: here, onDone: () => { all.refresh(); live.refresh(); } }))),
     here && h(C.Box, { mb: 3 }, h(Healths, { destination: here })),
     live.problem?.status === 404
       ? h(Nothing, { title: `There is no destination ${name}`, icon: "search" })
       : h(Whole, { of: schema, what: "settings" }, (settings) =>
           name && !known
             ? live.problem ? h(Trouble, { problem: live.problem, onRetry: live.refresh }) : h(Loading, { what: name })
-            : h(Form, { key: `${name} ${live.answeredAt ?? ""}`, schema: settings, found: name ? known : undefined,
+            : h(Form, { key: name, schema: settings, found: name ? known : undefined,
                 onChanged: () => route.go({ view: "destinations" }),
                 onSaved: (saved) => (saved === name || !saved ? live.refresh() : route.go({ view: "destination", name: saved })) })));
 };

@@ -28,7 +28,7 @@ export const JobLine = ({ job }) =>
 /** What is done of it, in instances and bytes. */
 export const Done = ({ job }) => {
   if (job.type === "adt") return h(C.Text, { color: "fg.muted", fontSize: "sm" }, "1 message");
-  if (!SENDS_IMAGES.includes(job.type)) return h(C.Text, { color: "fg.muted", fontSize: "sm", whiteSpace: "nowrap" }, `${formatCount(job.instances_total)} to withdraw`);
+  if (!SENDS_IMAGES.includes(job.type)) return h(C.Text, { color: "fg.muted", fontSize: "sm", whiteSpace: "nowrap" }, `${formatCount(job.instances_total)} ${job.status === "succeeded" ? "withdrawn" : "to withdraw"}`);
   const isPartial = job.bytes_done < job.bytes_total;
   return h(C.Box, { minW: "7.5rem" },
     h(C.Text, { fontSize: "sm", whiteSpace: "nowrap" }, `${formatCount(job.instances_done)} of ${count(job.instances_total, "image")}`),

@@ -223,7 +223,9 @@ export const Study = () => {
   const route = useRoute();
   const uid = route.one("study");
   const live = useLive(uid ? `studies/${encodeURIComponent(uid)}` : null, {}, 3000);
-  useEffect(() => document.getElementById("archsync-top")?.scrollIntoView(), [uid]);
+  useEffect(() => {
+    document.getElementById("archsync-top").scrollIntoView();
+  }, [uid]);
   return h(C.Box, { id: "archsync-top", mb: 8 },
     h(Find, { onFound: (found) => route.go({ view: "studies", study: found }) }),
     !uid ? h(OnHold)
