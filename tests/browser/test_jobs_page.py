@@ -214,7 +214,7 @@ def test_two_hundred_failed_jobs_are_retried_at_once(stack, visit) -> None:
 @pytest.mark.parametrize(
     "view", ["jobs", "job", "overview", "destinations", "destination", "gateways", "studies", "setup"]
 )
-def test_every_page_fits_the_screen_in_light_and_dark(stack, visit, make_job, view, is_dark, width) -> None:
+def test_every_page_fits_the_screen_in_light_and_dark(stack, visit, view, is_dark, width) -> None:
     with stack.ledger() as ledger:
         last = ledger.fetch_one("select job_id, study_instance_uid from job order by job_id desc limit 1")
     visitor = visit(width=width, is_dark=is_dark)
