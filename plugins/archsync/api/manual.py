@@ -10,7 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from fastapi import HTTPException, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from markdown_it import MarkdownIt
 
 from archsync.api.access import Right, guarded_router, needs
@@ -25,6 +25,7 @@ _PAGE = """<!doctype html>
 <title>{title}</title><style>
 :root {{ color-scheme: light dark }}
 body {{ font: 16px/1.55 system-ui, sans-serif; margin: 2rem auto; max-width: 52rem; padding: 0 1rem }}
+img {{ max-width: 100% }}
 code, pre {{ font-family: ui-monospace, monospace; font-size: .9em }}
 pre {{ background: color-mix(in srgb, CanvasText 7%, Canvas); overflow-x: auto; padding: .75rem }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto }}
@@ -42,6 +43,15 @@ def read_page(name: str) -> Response:
         raise HTTPException(HTTPStatus.NOT_FOUND)
     policy = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'"}
     return HTMLResponse(_render(path, path.stat().st_mtime_ns), headers=policy)
+
+
+@router.get("/docs/images/{name}", dependencies=[needs(Right.READ)], include_in_schema=False)
+def read_picture(name: str) -> Response:
+    """A picture of the manual."""
+    path = DOCS / "images" / name
+    if not re.fullmatch(r"[a-z0-9-]+\.png", name) or not path.is_file():
+        raise HTTPException(HTTPStatus.NOT_FOUND)
+    return FileResponse(path, media_type="image/png")
 
 
 @functools.lru_cache(maxsize=32)
