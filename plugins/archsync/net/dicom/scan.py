@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from archsync.net.dicom.part10 import (
@@ -74,7 +75,8 @@ def _numbers(vrs: Iterable[bytes]) -> frozenset[int]:
     return frozenset(int.from_bytes(vr, "little") for vr in vrs)
 
 
-_NOTED = {_key(tag): tag for tag in WANTED | PIXELS | {SAMPLES_PER_PIXEL}}
+_WANTED_META = frozenset({_META_SOP_CLASS, META_SOP_INSTANCE, META_SYNTAX})
+_NOTED = {_key(tag): tag for tag in WANTED | PIXELS | _WANTED_META | {SAMPLES_PER_PIXEL}}
 _PIXEL_DATA_KEY = _key(_PIXEL_DATA)
 _SHORT, _LONGER, _MANY_BYTES = _numbers(SHORT_VRS), _numbers(LONG_VRS), _numbers(_MANY_BYTES_VRS)
 (_UN,) = _numbers([b"UN"])
@@ -90,7 +92,7 @@ def scan_facts(path: Path, descriptor: int) -> FileFacts | None:
     window = os.pread(descriptor, _WINDOW_BYTES, 0)
     try:
         meta, offset = _scan_meta(window)
-        syntax = _uid(meta.get(META_SYNTAX, b""))
+        syntax = _shared_uid(meta.get(META_SYNTAX, b""))
         if not syntax or syntax in (DEFLATED_LITTLE, EXPLICIT_BIG):
             return None
         scan = _Scan(descriptor, status.st_size, window, _layout_of(syntax, meta.get(_META_SOP_CLASS, b"")))
@@ -98,7 +100,7 @@ def scan_facts(path: Path, descriptor: int) -> FileFacts | None:
     except (_NotUnderstood, struct.error):
         return None
     get = values.get
-    sop_class_uid, sop_instance_uid = _uid(get(SOP_CLASS, b"")), _uid(get(SOP_INSTANCE, b""))
+    sop_class_uid, sop_instance_uid = _shared_uid(get(SOP_CLASS, b"")), _uid(get(SOP_INSTANCE, b""))
     if not sop_class_uid or not sop_instance_uid:
         return None
     return FileFacts(
@@ -109,8 +111,8 @@ def scan_facts(path: Path, descriptor: int) -> FileFacts | None:
         syntax,
         sop_class_uid,
         sop_instance_uid,
-        _uid(get(STUDY, b"")),
-        _uid(get(SERIES, b"")),
+        _shared_uid(get(STUDY, b"")),
+        _shared_uid(get(SERIES, b"")),
         _uid(meta[META_SOP_INSTANCE]) if META_SOP_INSTANCE in meta else None,
         PatientHeader(
             get(CHARACTER_SET, b""),
@@ -127,6 +129,10 @@ def _uid(value: bytes) -> str:
     return value.decode("ascii", "replace").strip("\0 ")
 
 
+_shared_uid = lru_cache(maxsize=256)(_uid)
+"""For what the files of a series share."""
+
+
 def _scan_meta(window: bytes) -> tuple[dict[int, bytes], int]:
     """Values of the file meta information, and where the data set begins (PS3.10 7.1)."""
     if window[128:_META_START] != b"DICM" or window[_META_START : _META_START + 8] != _META_LENGTH:
@@ -135,9 +141,14 @@ def _scan_meta(window: bytes) -> tuple[dict[int, bytes], int]:
     end = position + _LONG(window, position - 4)[0]
     if end + 2 > len(window) or window[end : end + 2] == b"\x02\x00":
         raise _NotUnderstood
+    run = _meta_runs.get(end)
+    if run is not None and run.unpack(window, position) == run.expected:
+        return {tag: window[position + start : position + stop] for tag, start, stop in run.wanted}, end
     values = {}
+    walked: list[_Header] = []
     while position < end:
         group, element, vr, length = _EXPLICIT(window, position)
+        start = position
         if vr in SHORT_VRS:
             position += 8
         elif vr in LONG_VRS:
@@ -148,7 +159,12 @@ def _scan_meta(window: bytes) -> tuple[dict[int, bytes], int]:
         if group != 2 or position + length > end:
             raise _NotUnderstood
         values[group << 16 | element] = window[position : position + length]
+        more = length if position - start == 12 else 0
+        walked.append((_LONG(window, start)[0], _HEAD(window, start)[0], more, position - start, length))
         position += length
+    if len(_meta_runs) >= _MAX_LAYOUTS:
+        _meta_runs.clear()
+    _meta_runs[end] = _Run(walked)
     return values, end
 
 
@@ -166,7 +182,7 @@ class _Run:
             parts.append(f"Q{length}x" if head == 8 else f"QL{length}x")
             expected += [first] if head == 8 else [first, more]
             tag = _NOTED.get(key)
-            if tag in WANTED:
+            if tag in WANTED or tag in _WANTED_META:
                 self.wanted.append((tag, self.span + head, self.span + head + length))
             elif tag is not None:
                 self.marks.append(tag)
@@ -199,6 +215,8 @@ _MANY_STEPS = 48
 """Taking more elements one by one, a file is so different that what was learnt may have served its time."""
 _MAX_LAYOUTS = 32
 _layouts: dict[tuple[str, bytes], _Layout] = {}
+_meta_runs: dict[int, _Run] = {}
+"""The file meta information that was learnt last, by where it ends."""
 
 
 def _layout_of(syntax: str, sop_class: bytes) -> _Layout:
