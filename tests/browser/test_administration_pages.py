@@ -138,16 +138,16 @@ def test_patients_are_shown_on_request_only_and_to_those_who_may(stack, visit) -
     study = stack.platform.add_volume(exam_status=ExamStatus.COMPLETED)
     job = stack.wait_for_job(study, "vna1", JobStatus.SUCCEEDED)
     with stack.platform.transaction() as connection:
-        (family_name,) = connection.execute(
-            "select family_name from pacs.study join pacs.patient using (patient_key) where study_instance_uid = %s",
+        (patient_id,) = connection.execute(
+            "select patient_id from pacs.study join pacs.patient using (patient_key) where study_instance_uid = %s",
             [job.study_instance_uid],
         ).fetchone()
     visitor = visit("op")
     visitor.open(f"view=studies&study={job.study_instance_uid}")
     expect(visitor.page.get_by_role("region", name="Patient")).to_contain_text("Hidden")
-    assert family_name not in visitor.page.content()
+    assert patient_id not in visitor.page.content()
     visitor.page.get_by_role("button", name="Show patient data").click()
-    expect(visitor.page.get_by_role("region", name="Patient")).to_contain_text(family_name)
+    expect(visitor.page.get_by_role("region", name="Patient")).to_contain_text(patient_id)
     unprivileged = visit("user")
     unprivileged.open(f"view=studies&study={job.study_instance_uid}")
     expect(unprivileged.page.get_by_role("table", name="Archives")).to_be_visible()
