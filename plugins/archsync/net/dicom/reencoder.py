@@ -83,6 +83,11 @@ class Reencoder:
             raise not_reencodable(facts, target_syntax_uid, "the decoder does not answer") from None
         return ReencodedSource(self, connection, size)
 
+    @property
+    def is_idle(self) -> bool:
+        """True when all that was begun has been taken."""
+        return self._begun is None
+
     def note_taken(self) -> None:
         """Note that a result was taken to its end, so that the process is free for the next."""
         self._begun = None

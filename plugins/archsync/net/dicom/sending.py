@@ -86,6 +86,10 @@ class _Message:
     size_bytes: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_reencoded(self) -> bool:
+        return self.transfer_syntax_uid != self.facts.transfer_syntax_uid
+
 
 class Sender:
     """Sends over ``peer``, which stays the caller's."""
@@ -152,7 +156,20 @@ class Sender:
 
     def _open_next(self) -> None:
         """Open the next instance that can be sent on this association, and load what goes out as it is."""
+        self._take_next()
         self._loaded = None
+        if self._ahead is None or not fits(self._ahead.instance, self._ahead.facts):
+            return
+        facts = self._ahead.facts
+        context_id = self._peer.context_id(facts.sop_class_uid, facts.transfer_syntax_uid)
+        if context_id is not None:
+            try:
+                self._loaded = self._load_file(facts, self._ahead.descriptor, context_id)
+            except (SourceChanged, OSError):
+                self._loaded = None  # looked at again when its turn comes
+
+    def _take_next(self) -> None:
+        """Open the next one, unless there is one, and have its re-encoding begun if it needs that."""
         while self._ahead is None and (instance := self._workload.take()) is not None:
             try:
                 opened = self._workload.open(instance)
@@ -169,14 +186,7 @@ class Sender:
                 self._workload.put_aside.append(instance)
                 continue
             self._ahead = opened
-            if not fits(instance, opened.facts):
-                continue
-            if context_id is not None:
-                try:
-                    self._loaded = self._load_file(opened.facts, opened.descriptor, context_id)
-                except (SourceChanged, OSError):
-                    self._loaded = None  # looked at again when its turn comes
-            else:
+            if context_id is None and fits(instance, opened.facts):
                 with suppress(InvalidInput):  # said when its turn comes
                     self._reencoder.begin(opened.facts, opened.descriptor, self._fallback(opened.facts)[0])
 
@@ -205,6 +215,8 @@ class Sender:
                 self._open_next()
                 return not_sent(instance, exc)
             facts = message.facts
+            if message.is_reencoded and self._reencoder.is_idle:
+                self._take_next()  # decoded while this one leaves
             try:
                 self._peer.store(facts.sop_class_uid, facts.sop_instance_uid, self._buffer)
             except ReencodingFailed:
