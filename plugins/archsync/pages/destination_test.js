@@ -1,6 +1,6 @@
 /* The test of an archive, step by step: where it fails, and what to do about it. */
 
-import { announce, C, h, Icon, ReasonCode, Trouble, useState } from "./kit.js";
+import { announce, C, h, Icon, ReasonCode, Trouble, useEffect, useRef, useState } from "./kit.js";
 import { post } from "./api.js";
 import { useBusy } from "./live.js";
 
@@ -35,13 +35,17 @@ export const Test = ({ subject, disabled }) => {
       setResult({ problem });
     }
   });
+  const box = useRef(null);
+  useEffect(() => {
+    if (result) box.current?.scrollIntoView({ block: "nearest" });
+  }, [result]);
   const failed = result?.steps?.filter((step) => step.state === "failed").length;
   return h(C.Box, null,
     h(C.HStack, { gap: 3, wrap: "wrap" },
       h(C.Button, { disabled, loading: isBusy, loadingText: "Asking the archive …", onClick: run, size: "sm", variant: "outline" }, "Test"),
       h(C.Text, { color: "fg.muted", fontSize: "sm" }, "Asks the archive with what is filled in here. Nothing is stored there or saved here.")),
     result?.problem && h(Trouble, { mt: 3, problem: result.problem }),
-    result?.steps && h(C.Box, { "aria-label": "Result of the test", "data-testid": "test-result", borderWidth: 1, borderColor: failed ? "border.error" : "border.success", borderRadius: "md", mt: 3, p: 3, role: "group" },
+    result?.steps && h(C.Box, { ref: box, "aria-label": "Result of the test", "data-testid": "test-result", borderWidth: 1, borderColor: failed ? "border.error" : "border.success", borderRadius: "md", mt: 3, p: 3, role: "group", scrollMarginBottom: "4.5rem" },
       h(C.Text, { fontWeight: "bold", mb: 2 }, failed ? "The archive does not take us yet" : "The archive takes us"),
       h(C.Stack, { as: "ol", gap: 2, listStyleType: "none" }, result.steps.map((step) => h(Step, { key: step.step, step }))),
       result.note && h(C.Text, { color: "fg.muted", fontSize: "sm", mt: 2 }, result.note)));

@@ -52,7 +52,7 @@ const Link = ({ name }) => {
           ? `${name} is linked to gateway ${here.gateway}: its jobs run on the workers of that gateway's queue.`
           : `${name} is reached from where Airflow runs.`),
         h(Test, { subject: () => ({ name }) }),
-        h(Healths, { destination: here }),
+        h(C.Box, null, h(Healths, { destination: here })),
         here.enabled
           ? h(Note, { tone: "success", title: `${name} is switched on` }, "Studies that are due appear as jobs within seconds. ", h(Go, { view: { view: "jobs", destination: name } }, "See its jobs"))
           : h(C.HStack, { gap: 3, wrap: "wrap" },
