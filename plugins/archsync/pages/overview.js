@@ -39,7 +39,7 @@ const Backlog = ({ backlog }) => {
     empty: h(Nothing, { title: "No archive is set up yet" }, h(Go, { view: { view: "setup" } }, "Set one up in three steps")),
     columns: [
       { title: "Destination", cell: (row) => h(Go, { view: { view: "destination", name: row.destination }, fontWeight: "bold" }, row.destination) },
-      { title: "Age of the oldest that waits", cell: (row) => h(Bar, { share: age(row) / oldest, palette: "up_for_retry" }, row.oldest_waiting_at ? h(Age, { at: row.oldest_waiting_at, as: "span" }) : "nothing waits"), props: { w: "40%" } },
+      { title: "Age of the oldest that waits", cell: (row) => h(Bar, { share: age(row) / oldest, palette: "up_for_retry" }, row.oldest_waiting_at ? h(Age, { at: row.oldest_waiting_at, as: "span" }) : row.waiting ? "all under way" : "nothing to do"), props: { w: "40%" } },
       { title: "Waiting", cell: (row) => h(Go, { view: { view: "jobs", destination: row.destination, status: ["waiting", "ready", "retrying"] } }, atLeast(row, row.waiting)), props: { textAlign: "end" } },
       { title: "Running", cell: (row) => atLeast(row, row.running), props: { textAlign: "end" }, from: "md" },
       { title: "Failed", cell: (row) => (row.failed ? h(Go, { view: { view: "jobs", destination: row.destination, status: "failed" }, color: "fg.error" }, atLeast(row, row.failed)) : "0"), props: { textAlign: "end" } },
