@@ -106,8 +106,7 @@ def test_a_smaller_share_ends_associations_and_a_larger_one_opens_them_again(slo
 
     send_until(lambda: slow_peer.open_associations == 4)
     pace.share = Share(1)
-    send_until(lambda: slow_peer.open_associations == 1)
-    assert pace.associations == 1
+    send_until(lambda: slow_peer.open_associations == pace.associations == 1)
     pace.share = Share(3)
     send_until(lambda: slow_peer.open_associations == 3)
     outcomes += sending
