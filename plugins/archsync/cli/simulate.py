@@ -90,7 +90,8 @@ def archive(
 ) -> None:
     """Run an archive that stores, answers C-ECHO and C-FIND and honours rejection notes, until Ctrl-C.
 
-    A file rudeness.json in its folder has it misbehave, from the moment it is written.
+    A file rudeness.json in its folder has it misbehave, from the moment it is written, and adt-rudeness.json its HL7
+    receiver.
     """
     from archsync.core.destination import check_ae_title
     from archsync.simulate.iocm import IocmRules
@@ -110,11 +111,18 @@ def archive(
 @click.option("--create-patients", is_flag=True, help="Create patients nobody knows, instead of error 204.")
 @click.option("--refuse-unknown-merges", is_flag=True, help="Error 204 for a merge of a patient nobody knows.")
 @click.option("--enhanced", is_flag=True, help="Answer CA first, then AA, AE or AR.")
-def adt_receiver(port: int, host: str, create_patients: bool, refuse_unknown_merges: bool, enhanced: bool) -> None:
+@click.option(
+    "--rudeness",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A JSON file that has it misbehave, from the moment it is written.",
+)
+def adt_receiver(
+    port: int, host: str, create_patients: bool, refuse_unknown_merges: bool, enhanced: bool, rudeness: Path | None
+) -> None:
     """Run an HL7 receiver that applies A08, A31, A40 and A47, until Ctrl-C."""
     from archsync.simulate.adt_receiver import AdtScript, run_adt_receiver
 
     script = AdtScript(
         creates_patients=create_patients, refuses_unknown_merges=refuse_unknown_merges, is_enhanced=enhanced
     )
-    run_adt_receiver(port, host=host, script=script, announce=click.echo)
+    run_adt_receiver(port, host=host, script=script, rudeness=rudeness, announce=click.echo)

@@ -16,10 +16,14 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from archsync.errors import ConfigurationError
 from archsync.simulate.adt_registry import ParsedMessage, PatientRegistry, Refusal, RegisteredPatient
+from archsync.simulate.adt_rudeness import read_adt_script
 from archsync.simulate.adt_script import AdtScript, Hangup, Reply
+from archsync.simulate.control_file import ControlFile
 
 LOGGER = logging.getLogger(__name__)
 
@@ -351,9 +355,14 @@ def run_adt_receiver(
     *,
     host: str = "127.0.0.1",
     script: AdtScript | None = None,
+    rudeness: Path | None = None,
     announce: Callable[[str], None],
+    poll_s: float = 0.5,
 ) -> None:
     """Run a receiver until SIGTERM or SIGINT; ``announce`` gets one line when it listens. For the main thread.
+
+    ``rudeness`` is a file as :func:`read_adt_script` reads it, once it is there and whenever it changes. What it does
+    not name is as in ``script``.
 
     Raises:
         ConfigurationError: the port can't be listened on.
@@ -361,6 +370,12 @@ def run_adt_receiver(
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
-    with SimulatedAdtReceiver(port, host=host, script=script) as receiver:
+    polite = script or AdtScript()
+    with SimulatedAdtReceiver(port, host=host, script=polite) as receiver:
+        control = rudeness and ControlFile(rudeness, read=partial(read_adt_script, base=polite), polite=polite)
+        if control:
+            control.apply_to(receiver.behave)
         announce(f"ADT receiver listens on {receiver.address[0]} port {receiver.address[1]}")
-        done.wait()
+        while not done.wait(poll_s):
+            if control:
+                control.apply_to(receiver.behave)

@@ -7,15 +7,10 @@
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from archsync.errors import ConfigurationError
-
-LOGGER = logging.getLogger(__name__)
 
 RUDENESS_FILE = "rudeness.json"
 
@@ -111,31 +106,3 @@ def _checked(default: Any, values: dict[str, Any]) -> Any:
         else:
             checked[name] = value
     return replace(default, **checked)
-
-
-class ControlFile:
-    """The rudeness file, read when it changes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int] | None = None
-
-    def apply_to(self, behave: Callable[[Rudeness], None]) -> None:
-        """Hand the rudeness to ``behave`` if the file has changed; without a file, politeness."""
-        try:
-            status = self._path.stat()
-            now = (status.st_mtime_ns, status.st_size)
-            if now == self._seen:
-                return
-            rudeness = Rudeness.from_json(self._path.read_text())
-        except FileNotFoundError:
-            if self._seen is not None:
-                behave(Rudeness())
-            self._seen = None
-            return
-        except (ConfigurationError, OSError, UnicodeDecodeError) as exc:
-            LOGGER.warning("%s is ignored: %s", self._path.name, exc)
-            self._seen = now
-            return
-        behave(rudeness)
-        self._seen = now
