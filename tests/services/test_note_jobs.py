@@ -7,7 +7,10 @@ import pytest
 from archsync.core.job import JobStatus, JobType, WaitReason
 from archsync.core.study import RemovalReason
 from archsync.ledger import destinations, jobs, plan_queue
+from archsync.ledger.database import Ledger
 from archsync.ledger.jobs import JobFilter
+from archsync.platformdb.reader import Platform
+from archsync.services import hold
 from archsync.services.adt import run_adt_job
 from archsync.services.attempt import Run
 from archsync.simulate.archive import ChosenStatus, Rudeness
@@ -171,6 +174,31 @@ def test_a_study_on_hold_keeps_its_note_back(ws):
     ws.pacs.set_hold(study_key, False)
     (ended,) = ws.settle()
     assert ended.status is JobStatus.SUCCEEDED
+
+
+def test_a_study_held_back_while_its_notes_go_out_stops_between_two_of_them(ws, meanwhile):
+    ws.add_destination(max_note_references=1)
+    study_key = ws.archived(4)
+    ws.pacs.remove_study(study_key)
+    job_id = ws.kos_job()
+    uid = ws.site.study_uid(study_key)
+    ws.archive.behave(Rudeness(store_delay_s=0.3))
+
+    def hold_back() -> None:
+        with Ledger(ws.site.ledger_dsn) as own, Platform.from_dsn(ws.site.platform_dsn) as platform:
+            hold.add(platform, own, study_instance_uid=uid, actor="admin", reason="legal hold")
+
+    meanwhile(lambda: len(ws.notes()) >= 1, hold_back)
+    ended = ws.run(job_id)
+
+    assert (ended.status, ended.code) == (JobStatus.WAITING, "hold")
+    assert 1 <= len(ws.notes()) < 4
+    assert ws.settle() == [], "it stays held back"
+
+    hold.remove(ws.site.ledger, study_instance_uid=uid, actor="admin")
+    (ended,) = ws.settle()
+    assert ended.message == "4 instances withdrawn."
+    assert len(ws.digests()) == len(set(ws.digests())) == 4, "no note was built or sent twice"
 
 
 # -- patients ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from archsync.ledger.database import Ledger
 from archsync.platformdb.reader import Platform
 from archsync.services import archive as archive_service
 from archsync.services import archive as store_service
-from archsync.services import job_control, planner
+from archsync.services import hold, job_control, planner
 from archsync.services.archive import run_store_job
 from archsync.services.attempt import Run
 from archsync.services.comparison import compare_one
@@ -68,6 +68,19 @@ def test_a_due_study_is_sent_checked_and_recorded(site):
     (attempt,) = jobs.attempts(site.ledger, job_id)
     assert (attempt.outcome, attempt.instances_done, attempt.counted) == ("succeeded", 4, False)
     assert site.plan() == []
+
+
+def test_a_first_job_compares_once_whatever_it_checks_afterwards(site, monkeypatch):
+    study_key, job_id = site.planned(3, verification="c-find", supports_iocm=True)
+    read = []
+    fetch_studies = Platform.fetch_studies
+    monkeypatch.setattr(Platform, "fetch_studies", lambda self, keys: read.append(keys) or fetch_studies(self, keys))
+
+    assert site.run(job_id).status is JobStatus.SUCCEEDED
+
+    assert read == [[study_key]]
+    details = holdings.instances_of_study(site.ledger, site.job(job_id).destination_id, site.study_uid(study_key))
+    assert [d.verified_at is not None for d in details] == [True] * 3
 
 
 def test_running_a_job_that_is_done_does_nothing(site):
@@ -559,6 +572,34 @@ def test_a_job_cancelled_while_it_runs_stops_and_stays_cancelled(site, meanwhile
     assert (attempt.outcome, attempt.reason_code) == ("cancelled", "taken-away")
     site.plan()
     assert site.open_jobs() == []
+
+
+def test_a_study_held_back_while_it_is_sent_stops_at_its_next_image_and_goes_on_when_released(
+    site, meanwhile, commits_each
+):
+    study_key, job_id = site.planned(8)
+    site.archives[0].behave(Rudeness(store_delay_s=0.1))
+    uid = site.study_uid(study_key)
+
+    def hold_back() -> None:
+        with Ledger(site.ledger_dsn) as own, Platform.from_dsn(site.platform_dsn) as platform:
+            hold.add(platform, own, study_instance_uid=uid, actor="admin", reason="legal hold")
+
+    meanwhile(lambda: len(site.sent()) >= 2, hold_back)
+    ended = site.run(job_id)
+
+    assert (ended.status, ended.code) == (JobStatus.WAITING, "hold")
+    assert len(site.sent()) < 8
+    assert site.held(study_key) == set(site.archives[0].stored), "what was acknowledged is known"
+    site.plan()
+    job = site.job(job_id)
+    assert (job.status, job.wait_reason, job.attempts) == (JobStatus.WAITING, WaitReason.HOLD, 0)
+
+    hold.remove(site.ledger, study_instance_uid=uid, actor="admin")
+    assert site.plan() == [job_id]
+    assert site.run(job_id, run_id="run2").status is JobStatus.SUCCEEDED
+    assert site.has_all(study_key)
+    assert len(site.sent()) in (8, 9), "at most the image in hand went twice"
 
 
 def test_a_zombie_whose_job_was_taken_over_stops_and_moves_nothing(site, meanwhile, commits_each):

@@ -55,10 +55,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """The other running jobs that store at the same destination, and their associations, open or about to be opened."""
+    """The other running jobs that store at the same destination, and their associations, open or about to be opened.
+
+    ``is_on_hold``: an administrator holds the job's own study back.
+    """
 
     jobs: int
     associations: int
+    is_on_hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ def report(
 ) -> Neighbours | None:
     """Renew the lease, count what came of instances since the last report, and say how the attempt sends just now.
 
-    Gives who else stores there; None when another attempt took over, or an operator ended the job.
+    Gives who else stores there, and whether to stop; None when another attempt took over, or an operator ended the job.
     """
     row = ledger.fetch_one(
         SQL["report"],
@@ -189,7 +193,7 @@ def report(
             "lease_s": LEASE_S,
         },
     )
-    return None if row is None else Neighbours(row["other_jobs"], row["other_associations"])
+    return None if row is None else Neighbours(row["other_jobs"], row["other_associations"], row["is_on_hold"])
 
 
 def set_scope(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from archsync.core.comparison import Desired
+from archsync.core.comparison import Desired, Held, HeldInstance
 from archsync.core.destination import Verification
 from archsync.core.job import FAR_FUTURE, JobStatus, JobType, WaitReason
 from archsync.core.placing import Placed
@@ -85,12 +85,15 @@ class _StoreJob:
             )
         desired, held, study = compared.desired, compared.held, compared.desired.study
         if (why := gate(desired, held, self._destination)) is not None:
-            message = "The study is on hold." if why is WaitReason.HOLD else f"The exam is {study.exam_status}."
+            if why is WaitReason.HOLD:
+                return self._attempt.conclude_on_hold()
+            message = f"The exam is {study.exam_status}."
             return self._attempt.conclude(
                 JobStatus.WAITING, code=why.value, message=message, wait=why, not_before=FAR_FUTURE
             )
         missing = missing_instances(desired, held, self._destination)
         self._set_scope(desired, missing)
+        placed: Mapping[str, Placed] = {}
         if missing:
             try:
                 placed, patient = self._offer(compared, missing)
@@ -103,11 +106,12 @@ class _StoreJob:
             self._attempt.reach(lambda: self._send(endpoint, to_send, placement_ids))
         self._raise_unsent()
         if self._destination.verification is Verification.C_FIND:
-            self._attempt.reach(lambda: self._verify(endpoint))
+            unverified = self._unverified(compared, placed)
+            self._attempt.reach(lambda: self._verify(endpoint, unverified))
         if self._attempt.is_probe:
             self._attempt.answered()
         holdings.set_archived(self._ledger, self._job.destination_id, study.study_key)
-        self._follow(desired, has_sent=bool(missing))
+        self._follow(compared, has_sent=bool(missing))
         sent = self._attempt.instances
         message = "The archive held every instance already."
         if sent:
@@ -118,11 +122,13 @@ class _StoreJob:
         assert self._job.study_key is not None, "archive and dicom jobs are about a study"
         return compare_one(self._platform, self._ledger, self._job.study_key, self._destination)
 
-    def _follow(self, desired: Desired, *, has_sent: bool) -> None:
+    def _follow(self, compared: Compared, *, has_sent: bool) -> None:
         """Have key images and the like come back, or follow, that point at what the archive holds anew."""
-        revive_dependants(self._ledger, desired)
-        if has_sent and self._destination.iocm.supports_iocm and (compared := self._compare()) is not None:
-            follow_replacements(self._ledger, self._platform, compared)
+        revive_dependants(self._ledger, compared.desired)
+        if not (has_sent and self._destination.iocm.supports_iocm and _may_replace(compared)):
+            return
+        if (now := self._compare()) is not None:
+            follow_replacements(self._ledger, self._platform, now)
 
     def _offer(self, compared: Compared, missing: Sequence[Instance]) -> tuple[dict[str, Placed], Patient]:
         looked_before = self._job.reason_code == WaitReason.IDENTIFIER.value
@@ -239,10 +245,15 @@ class _StoreJob:
     def _is_limited_out(self, outcome: StoreOutcome) -> bool:
         return outcome.result is StoreResult.LIMITED and self._job.attempts + 1 >= LIMITED_TRIES
 
-    def _verify(self, endpoint: Endpoint) -> None:
+    def _unverified(self, compared: Compared, placed: Mapping[str, Placed]) -> Sequence[HeldInstance]:
+        """What the archive acknowledged, now or before, and was not yet seen there. ``placed``: what was just sent."""
+        desired = replace(compared.desired, latest={**compared.desired.latest, **placed})
+        placements = {p.placement_id: p for p in desired.latest.values()}
+        held = holdings.held(self._ledger, [self._job.destination_id], placements)[self._job.destination_id]
+        return unverified_instances(desired, Held(instances=held), self._destination)
+
+    def _verify(self, endpoint: Endpoint, waiting: Sequence[HeldInstance]) -> None:
         """Ask the archive, series by series, and record what it lists; what it does not list is missing again."""
-        compared = self._compare()
-        waiting = [] if compared is None else unverified_instances(compared.desired, compared.held, self._destination)
         for pause_s in (0.0, *VERIFY_PAUSES_S):
             if not waiting:
                 return
@@ -263,3 +274,9 @@ class _StoreJob:
             self._attempt.status_code = f"{outcome.status:04X}"
             if outcome.result is not StoreResult.STOP:
                 self._attempt.answered()
+
+
+def _may_replace(compared: Compared) -> bool:
+    """Tell whether anything of a study may take the place of something that the archive has, or may have had."""
+    is_known = bool(compared.held.instances or compared.desired.replacements)
+    return is_known or any(i.replaces_instance_key is not None for i in compared.desired.study.instances)

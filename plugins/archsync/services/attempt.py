@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from archsync.core.job import JobStatus, JobType, WaitReason
+from archsync.core.job import FAR_FUTURE, JobStatus, JobType, WaitReason
 from archsync.core.naming import dag_kind
 from archsync.core.retry import After, decide
 from archsync.core.transfer import Share
@@ -56,6 +56,10 @@ class TakenAway(Exception):
     """The job was cancelled, or another attempt took over: stop, and write nothing more about it."""
 
 
+class StudyHeld(Exception):
+    """An administrator holds the study back since the attempt began: stop where it can go on later."""
+
+
 class Attempt:
     """One attempt in flight: what its work knows, and what it may ask of the frame."""
 
@@ -75,6 +79,7 @@ class Attempt:
         self._size_bytes = 0
         self._kind = dag_kind(taken.job.job_type)
         self._taken_away = threading.Event()
+        self._held_back = threading.Event()
         self._heard = False
         self._reported_at = time.monotonic()
 
@@ -134,15 +139,14 @@ class Attempt:
             self._taken_away.set()
         else:
             self.pace.share = Share.of(self.destination, running_jobs=neighbours.jobs + 1)
+            if neighbours.is_on_hold:
+                self._held_back.set()
         return neighbours
 
     def wait_for_room(self) -> None:
         """Take a share of the destination, and wait, if others still have more associations than theirs.
 
-        Not for ever: the archive itself says how many are too many.
-
-        Raises:
-            TakenAway: the job was taken away.
+        Not for ever: the archive itself says how many are too many. Raises as :meth:`check_is_ours`.
         """
         deadline = time.monotonic() + ROOM_WAIT_S
         while True:
@@ -154,29 +158,24 @@ class Attempt:
             self.pause(ROOM_PAUSE_S)
 
     def check_is_ours(self) -> None:
-        """Stop the attempt here if the job was taken away.
+        """Stop the attempt here if the job was taken away, or its study put on hold.
 
         Raises:
-            TakenAway: it was.
+            TakenAway: it was taken away.
+            StudyHeld: an administrator holds the study back.
         """
         if self._taken_away.is_set():
             raise TakenAway
+        if self._held_back.is_set():
+            raise StudyHeld
 
     def confirm_is_ours(self) -> None:
-        """As :meth:`check_is_ours`, but ask the ledger: before what can't be taken back.
-
-        Raises:
-            TakenAway: the job was taken away.
-        """
+        """As :meth:`check_is_ours`, but ask the ledger: before what can't be taken back."""
         self._report(self.ledger)
         self.check_is_ours()
 
     def pause(self, seconds: float) -> None:
-        """Wait, but no longer than the job is ours.
-
-        Raises:
-            TakenAway: the job was taken away.
-        """
+        """Wait, but no longer than the job is ours; raises as :meth:`check_is_ours`."""
         self._taken_away.wait(seconds)
         self.check_is_ours()
 
@@ -260,6 +259,16 @@ class Attempt:
             return Ended(self.job.job_id, status, "the job was taken away from this attempt", did_run=False)
         return Ended(self.job.job_id, status, message, code, retry_delay_s)
 
+    def conclude_on_hold(self) -> Ended:
+        """Have the job wait until its study is released."""
+        return self.conclude(
+            JobStatus.WAITING,
+            code=WaitReason.HOLD.value,
+            message="The study is on hold.",
+            wait=WaitReason.HOLD,
+            not_before=FAR_FUTURE,
+        )
+
     def _conclude_error(self, error: ArchsyncError) -> Ended:
         """Decide what follows an error and record it."""
         health = breaker.health(self.ledger, self.destination, self._kind)
@@ -335,6 +344,8 @@ def run_attempt(
             return work(attempt)
     except TakenAway:
         return attempt._conclude_taken_away()
+    except StudyHeld:
+        return attempt.conclude_on_hold()
     except LedgerUnavailable:
         raise
     except ArchsyncError as exc:

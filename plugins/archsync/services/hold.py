@@ -11,7 +11,9 @@ from archsync.services.request import find_study
 
 
 def add(platform: Platform, ledger: Ledger, *, study_instance_uid: str, actor: str, reason: str) -> bool:
-    """Hold a study back everywhere: what runs ends its attempt, all else waits; False: it is held already.
+    """Hold a study back everywhere: what runs stops at its next image, all else waits; False: it is held already.
+
+    Messages about its patient go on: they are about other studies too.
 
     Raises:
         InvalidInput: the platform has no such study, or several.

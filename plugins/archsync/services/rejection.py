@@ -14,7 +14,7 @@ from datetime import datetime
 from archsync.core.comparison import HeldInstance
 from archsync.core.destination import Verification
 from archsync.core.destination_iocm import WithoutIocm
-from archsync.core.job import FAR_FUTURE, JobStatus, JobType, WaitReason
+from archsync.core.job import JobStatus, JobType
 from archsync.core.profiles import NoteAnswer
 from archsync.core.rejection import RejectionTitle, rescope_note
 from archsync.core.transfer import Endpoint
@@ -86,13 +86,7 @@ class _NoteJob:
         if compared is None:
             return self._nothing_left()
         if compared.desired.study.on_hold:
-            return self._attempt.conclude(
-                JobStatus.WAITING,
-                code=WaitReason.HOLD.value,
-                message="The study is on hold.",
-                wait=WaitReason.HOLD,
-                not_before=FAR_FUTURE,
-            )
+            return self._attempt.conclude_on_hold()
         try:
             waiting = self._withdraw(compared)
         except _Concluded as exc:

@@ -114,7 +114,8 @@ where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running'
 
 -- name: report
 -- The running attempt is alive: what was acknowledged since its last report, how fast it sends, over how many associations.
--- Answers who else stores at the destination; a job without an association counts with the one that it is about to open.
+-- Answers who else stores at the destination, where a job without an association counts with the one that it is about to
+-- open; and whether an administrator holds its study back by now.
 -- No row comes back when another attempt took over.
 update job set instances_done = instances_done + %(instances)s, bytes_done = bytes_done + %(bytes)s,
                instances_failed = instances_failed + %(failed)s, bytes_per_s = %(bytes_per_s)s,
@@ -125,7 +126,8 @@ from (select count(*) as other_jobs, coalesce(sum(greatest(o.associations, 1)), 
       where o.destination_id = (select destination_id from job where job_id = %(job_id)s) and o.job_id <> %(job_id)s
         and o.status = 'running' and o.job_type in ('archive', 'dicom', 'kos') and o.lease_until > now()) others
 where job_id = %(job_id)s and attempt_id = %(attempt_id)s and status = 'running'
-returning others.other_jobs, others.other_associations;
+returning others.other_jobs, others.other_associations,
+          exists (select from study_hold h where h.study_key = job.study_key) as is_on_hold;
 
 -- name: finish_attempt
 -- How an attempt ended.
