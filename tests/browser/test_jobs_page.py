@@ -229,7 +229,7 @@ def test_every_page_fits_the_screen_in_light_and_dark(stack, visit, view, is_dar
     expect(visitor.page.get_by_text(re.compile("^Loading "))).to_have_count(0)
     visitor.picture(f"{view}-{'dark' if is_dark else 'light'}-{width}")
     assert visitor.overflow_px() <= 0
-    (background,) = visitor.page.evaluate("[getComputedStyle(document.body).backgroundColor]")
+    background = visitor.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     lightness = _lightness(visitor.page, background)
     assert lightness < 0.4 if is_dark else lightness > 0.8
 

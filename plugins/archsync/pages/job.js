@@ -83,8 +83,8 @@ export const JobPage = () => {
   const navigate = globalThis.ReactRouterDOM.useNavigate();
   const id = Number(route.one("id"));
   const live = useLive(Number.isSafeInteger(id) && id > 0 ? `jobs/${id}` : null, {}, EVERY_MS);
-  // Opened from the list, "back" returns to the same filter and page of it.
-  const cameFromList = globalThis.ReactRouterDOM.useLocation().key !== "default";
+  // Opened from the list, "back" returns to the same filter and page of it. The router counts its own steps here.
+  const cameFromList = globalThis.history.state?.idx > 0;
   return h(C.Box, { mb: 8 },
     h(C.Button, { mb: 2, onClick: () => (cameFromList ? navigate(-1) : route.go({ view: "jobs" })), px: 1, size: "xs", variant: "ghost" }, h(Icon, { name: "left" }), "Back"),
     live.problem?.status === 404 || !(id > 0)

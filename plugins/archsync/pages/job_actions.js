@@ -141,7 +141,8 @@ export const JobButtons = ({ job, actions }) =>
 /** What can be done to the jobs that are ticked, or to all that match. */
 export const SelectionBar = ({ selected, matching, isAllPossible, filter, actions, onClear }) => {
   const [isAll, setIsAll] = useState(false);
-  useEffect(() => setIsAll(false), [selected]);
+  const ids = selected.map((job) => job.job_id).join(" ");
+  useEffect(() => setIsAll(false), [ids]);
   if (selected.length === 0) return null;
   const target = isAll ? { filter } : { job_ids: selected.map((job) => job.job_id) };
   return h(Note, { mb: 2, py: 2, title: isAll ? `All ${matching} that match the filter` : `${count(selected.length, "job")} selected`,

@@ -1,6 +1,6 @@
 /* Archive Sync in Airflow's navigation: the tabs, and the view that the address names. */
 
-import { C, h, LiveRegion, Loading, Note, Rights, Router, Toasts, Trouble, useMemo } from "./kit.js";
+import { C, h, LiveRegion, Loading, Note, Rights, Router, Toasts, Trouble, useEffect, useMemo } from "./kit.js";
 import { useLive } from "./live.js";
 import { pathTo, useRoute } from "./route.js";
 import { DestinationForm } from "./destination_form.js";
@@ -41,6 +41,22 @@ const Tabs = ({ view }) =>
   h(C.Flex, { as: "nav", "aria-label": "Archive Sync", borderBottomWidth: 1, borderColor: "border.emphasized", mb: 3, overflowX: "auto", overflowY: "hidden", pb: "1px" },
     TABS.map(([name, label, parts]) => h(Tab, { key: name, view: name, label, isOpen: view === name || parts.includes(view) })));
 
+// Airflow renders a page first through React.lazy and, from its next rendering on, directly. React takes that for another
+// component and mounts it anew: a menu that is open would close, a form would be empty. So have that happen at once.
+let isSettled = false;
+const useSettled = () => {
+  const location = Router.useLocation();
+  const navigate = Router.useNavigate();
+  useEffect(() => {
+    if (isSettled) return;
+    isSettled = true;
+    navigate(location, { replace: true, state: location.state });
+  }, []);
+  return isSettled;
+};
+
+const Page = () => (useSettled() ? h(App) : null);
+
 const App = () => {
   const { view } = useRoute();
   const me = useLive("me");
@@ -55,4 +71,4 @@ const App = () => {
       h(Toasts)));
 };
 
-globalThis["Archive Sync"] = App;
+globalThis["Archive Sync"] = Page;
