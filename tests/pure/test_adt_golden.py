@@ -21,12 +21,16 @@ NAMES = {
     "umlauts": "Müller^Jürgen",
     "groups": "Yamada^Tarou=山田^太郎=やまだ^たろう",
     "delimiters": "A|B&C~D\\F\\E^x\\^y\r\nz",
+    "delimiters in ASCII": "O'A|B&C^D~E\\F",
+    "delimiters in Latin-1": "d'Été|&~^Zoë\\T\\",
 }
 SETS = {
     "apostrophe": CharacterSet.ASCII,
     "umlauts": CharacterSet.LATIN_1,
     "groups": CharacterSet.UTF_8,
     "delimiters": CharacterSet.UTF_8,
+    "delimiters in ASCII": CharacterSet.ASCII,
+    "delimiters in Latin-1": CharacterSet.LATIN_1,
 }
 
 
@@ -163,6 +167,60 @@ GOLDEN: dict[tuple[str, Hl7Version, str], bytes] = {
         b"EVN||20260102030405+0100||||20260102030400+0100\r"
         b"PID|||12345^^^HOSP&1.2.3.4&ISO^MR||A\\F\\B\\T\\C\\R\\D\\E\\F\\E\\E^x\\E\\^y\\.br\\z||19700101|M\r"
         b"MRG|OLD\\T\\1^^^HOSP&1.2.3.4&ISO^MR||||||A\\F\\B\\T\\C\\R\\D\\E\\F\\E\\E^x\\E\\^y\\.br\\z\r"
+    ),
+    ("A08", Hl7Version.V2_3_1, "delimiters in ASCII"): (
+        b"MSH|^~\\&|ARCHSYNC|CITY|VNA|SITE|20260102030405+0100||ADT^A08^ADT_A01|IEYHEDQDJ3IK5ZOCHNYA|P|2.3.1\r"
+        b"EVN|A08|20260102030405+0100\r"
+        b"PID|||12345^^^HOSP&1.2.3.4&ISO^MR||O'A\\F\\B\\T\\C^D\\R\\E\\E\\F||19700101|M\r"
+        b"PV1||N\r"
+    ),
+    ("A08", Hl7Version.V2_3_1, "delimiters in Latin-1"): (
+        b"MSH|^~\\&|ARCHSYNC|CITY|VNA|SITE|20260102030405+0100||ADT^A08^ADT_A01|IEYHEDQDJ3IK5ZOCHNYA|P|2.3.1||||||"
+        b"8859/1\r"
+        b"EVN|A08|20260102030405+0100\r"
+        b"PID|||12345^^^HOSP&1.2.3.4&ISO^MR||d'\xc9t\xe9\\F\\\\T\\\\R\\^Zo\xeb\\E\\T\\E\\||19700101|M\r"
+        b"PV1||N\r"
+    ),
+    ("A08", Hl7Version.V2_5_1, "delimiters in ASCII"): (
+        b"MSH|^~\\&|ARCHSYNC|CITY|VNA|SITE|20260102030405+0100||ADT^A08^ADT_A01|IEYHEDQDJ3IK5ZOCHNYA|P|2.5.1\r"
+        b"EVN||20260102030405+0100||||20260102030400+0100\r"
+        b"PID|||12345^^^HOSP&1.2.3.4&ISO^MR||O'A\\F\\B\\T\\C^D\\R\\E\\E\\F||19700101|M|||||||||||||||||||||||||202"
+        b"60102030400+0100\r"
+        b"PV1||N\r"
+    ),
+    ("A08", Hl7Version.V2_5_1, "delimiters in Latin-1"): (
+        b"MSH|^~\\&|ARCHSYNC|CITY|VNA|SITE|20260102030405+0100||ADT^A08^ADT_A01|IEYHEDQDJ3IK5ZOCHNYA|P|2.5.1||||||"
+        b"8859/1\r"
+        b"EVN||20260102030405+0100||||20260102030400+0100\r"
+        b"PID|||12345^^^HOSP&1.2.3.4&ISO^MR||d'\xc9t\xe9\\F\\\\T\\\\R\\^Zo\xeb\\E\\T\\E\\||19700101|M|||||||||||||"
+        b"||||||||||||20260102030400+0100\r"
+        b"PV1||N\r"
+    ),
+    ("A40", Hl7Version.V2_3_1, "delimiters in ASCII"): (
+        b"MSH|^~\\&|ARCHSYNC|CITY|VNA|SITE|20260102030405+0100||ADT^A40^ADT_A39|J2OY22THMZNVL64KTEEA|P|2.3.1\r"
+        b"EVN|A40|20260102030405+0100\r"
+        b"PID|||12345^^^HOSP&1.2.3.4&ISO^MR||O'A\\F\\B\\T\\C^D\\R\\E\\E\\F||19700101|M\r"
+        b"MRG|OLD\\T\\1^^^HOSP&1.2.3.4&ISO^MR||||||O'A\\F\\B\\T\\C^D\\R\\E\\E\\F\r"
+    ),
+    ("A40", Hl7Version.V2_3_1, "delimiters in Latin-1"): (
+        b"MSH|^~\\&|ARCHSYNC|CITY|VNA|SITE|20260102030405+0100||ADT^A40^ADT_A39|J2OY22THMZNVL64KTEEA|P|2.3.1||||||"
+        b"8859/1\r"
+        b"EVN|A40|20260102030405+0100\r"
+        b"PID|||12345^^^HOSP&1.2.3.4&ISO^MR||d'\xc9t\xe9\\F\\\\T\\\\R\\^Zo\xeb\\E\\T\\E\\||19700101|M\r"
+        b"MRG|OLD\\T\\1^^^HOSP&1.2.3.4&ISO^MR||||||d'\xc9t\xe9\\F\\\\T\\\\R\\^Zo\xeb\\E\\T\\E\\\r"
+    ),
+    ("A40", Hl7Version.V2_5_1, "delimiters in ASCII"): (
+        b"MSH|^~\\&|ARCHSYNC|CITY|VNA|SITE|20260102030405+0100||ADT^A40^ADT_A39|J2OY22THMZNVL64KTEEA|P|2.5.1\r"
+        b"EVN||20260102030405+0100||||20260102030400+0100\r"
+        b"PID|||12345^^^HOSP&1.2.3.4&ISO^MR||O'A\\F\\B\\T\\C^D\\R\\E\\E\\F||19700101|M\r"
+        b"MRG|OLD\\T\\1^^^HOSP&1.2.3.4&ISO^MR||||||O'A\\F\\B\\T\\C^D\\R\\E\\E\\F\r"
+    ),
+    ("A40", Hl7Version.V2_5_1, "delimiters in Latin-1"): (
+        b"MSH|^~\\&|ARCHSYNC|CITY|VNA|SITE|20260102030405+0100||ADT^A40^ADT_A39|J2OY22THMZNVL64KTEEA|P|2.5.1||||||"
+        b"8859/1\r"
+        b"EVN||20260102030405+0100||||20260102030400+0100\r"
+        b"PID|||12345^^^HOSP&1.2.3.4&ISO^MR||d'\xc9t\xe9\\F\\\\T\\\\R\\^Zo\xeb\\E\\T\\E\\||19700101|M\r"
+        b"MRG|OLD\\T\\1^^^HOSP&1.2.3.4&ISO^MR||||||d'\xc9t\xe9\\F\\\\T\\\\R\\^Zo\xeb\\E\\T\\E\\\r"
     ),
 }  # fmt: skip
 
