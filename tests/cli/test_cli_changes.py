@@ -219,6 +219,9 @@ def test_the_last_line_counts_a_message_once_for_all_studies_of_the_patient(hosp
     hospital.pacs.correct_name(hospital.patient_key(keys[0]), "Plantedname^Other")
     hospital.pacs.remove_instances(keys[0], 1)
     assert run("plan").stdout.splitlines()[-1].startswith("2 studies: 2 new jobs, 0 brought up to date, 0 closed; ")
+    run("destination", "set", "vna1", "adt_host=", "supports_iocm=false")
+    last = run("plan").stdout.splitlines()[-1]
+    assert last.startswith("2 studies: 0 new jobs, 0 brought up to date, 0 closed, 2 suppressed by a rule; ")
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------

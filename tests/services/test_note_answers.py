@@ -200,6 +200,20 @@ def test_an_archive_that_takes_no_key_objects_ends_it_as_the_destination_says(ws
         assert ws.run(late).status is JobStatus.SUCCEEDED
 
 
+def test_a_withdrawal_suppressed_for_an_archive_without_key_objects_goes_when_it_takes_them_and_it_is_retried(ws):
+    study_key, job_id = ws.removed()
+    ws.archive.behave(Rudeness(refuse_sop_classes=(KOS,)))
+    (ended,) = ws.settle()
+    assert ended.status is JobStatus.SUPPRESSED
+
+    ws.archive.behave()
+    job_control.retry(ws.site.ledger, ws.job(JobType.IOCM).job_id, actor="admin", now=datetime.now(UTC))
+    (ended,) = ws.settle()
+
+    assert (ended.job_id, ended.status) == (job_id, JobStatus.SUCCEEDED)
+    assert ws.is_in_step(study_key)
+
+
 def test_a_destination_without_iocm_leaves_the_withdrawal_to_an_operator(ws):
     ws.add_destination(supports_iocm=False, without_iocm="operator")
     study_key = ws.archived(3)

@@ -56,6 +56,7 @@ def _write(planned: Iterable[PlannedRow | UnreadableStudy]) -> None:
     last = None
     totals: Counter[str] = Counter()
     patients: set[tuple[object, ...]] = set()
+    untold: set[tuple[object, ...]] = set()
     for row in planned:
         if isinstance(row, UnreadableStudy):
             totals.update(studies=1, unreadable=1)
@@ -74,19 +75,20 @@ def _write(planned: Iterable[PlannedRow | UnreadableStudy]) -> None:
             new=sum(part.new_job is not None for part in changes),
             refreshed=sum(part.refresh is not None for part in changes),
             closed=sum(bool(part.closes) for part in changes),
+            kept_back=len(outcome.withdrawal.suppressed),
             instances=len(work.instances) if work else 0,
             bytes=work.bytes_total if work else 0,
         )
-        patients.update(
+        for w in outcome.adt:
             # One message, however many studies of a patient show the difference.
-            (row.planned.destination_id, w.change, w.patient_key, w.prior_patient_key)
-            for w in outcome.adt
-            if w.suppressed is None
-        )
+            message = (row.planned.destination_id, w.change, w.patient_key, w.prior_patient_key)
+            (patients if w.suppressed is None else untold).add(message)
     made = (
         f"{count(totals['new'] + len(patients), 'new job')}, {totals['refreshed']} brought up to date,"
         f" {totals['closed']} closed"
     )
+    if kept_back := totals["kept_back"] + len(untold):
+        made += f", {kept_back} suppressed by a rule"
     sent = f"{count(totals['instances'], 'image')}, {size(totals['bytes'])}"
     click.echo(f"{count(totals['studies'], 'study', 'studies')}: {made}; {sent}.")
     if totals["unreadable"]:

@@ -6,6 +6,7 @@ from archsync.core.archive_answers import ANSWERS
 from archsync.core.job import Job, JobStatus, WaitReason
 from archsync.core.profiles import ArchiveProfile
 from archsync.errors import InvalidInput
+from archsync.messages.hl7_ack import ACK_TABLE
 from archsync.messages.note_status import NOT_ACCEPTED
 from archsync.messages.store_status import STATUS_TABLE
 
@@ -45,7 +46,36 @@ _FAILED = {
     "replacement-missing": "`archsync plan` says why the study that the reason names is not sent; or cancel the job.",
     "note-not-honoured": "Switch IOCM on at the archive, then `archsync jobs retry {job_id}`; or, if it has none,"
     " withdraw the instances there by hand, then `archsync jobs cancel {job_id}`.",
-    "withdraw-by-hand": "Withdraw the instances at the archive by hand, then `archsync jobs cancel {job_id}`.",
+    "withdraw-by-hand": "Withdraw the instances at the archive by hand, then `archsync jobs cancel {job_id}`; or, if it"
+    " honours notes, `archsync destination set {destination} supports_iocm=true`, then `archsync jobs retry {job_id}`.",
+    **{row.code: row.next_step for row in ACK_TABLE},
+    "adt-not-configured": "`archsync destination set {destination} adt_host=…` names a receiver, then `archsync jobs"
+    " retry {job_id}`; or correct the patient there by hand, then `archsync jobs cancel {job_id}`.",
+    "adt-other-authority": "Merge the patients at the archive by hand, then `archsync jobs cancel {job_id}`; or correct"
+    " the issuers on the platform, then `archsync jobs retry {job_id}`.",
+    "adt-identifier-swap": "Correct the patients at the archive by hand, then `archsync jobs cancel {job_id}`.",
+    "adt-identifier-shared": "Separate the two at the archive by hand, then `archsync jobs cancel {job_id}`.",
+    "adt-identifier-taken": "See whose the identifier is, on the platform and at the archive; then `archsync jobs retry"
+    " {job_id}`, or cancel it.",
+    "identifier-taken": "Give each patient an identifier of their own on the platform, or see that the archive learns"
+    " the other's new one; then `archsync jobs retry {job_id}`.",
+    "identifier-retired": "Give the patient another identifier on the platform; or have the archive free this one,"
+    " `archsync destination set {destination} adt_prior_identifier=freed`, then `archsync jobs retry {job_id}`.",
+    "hl7-character-set": "`archsync destination set {destination} adt_character_set=…` names a set that holds the name,"
+    " then `archsync jobs retry {job_id}`.",
+}
+
+#: Codes of suppressed jobs. What a setting keeps back is planned again by itself once that is another.
+SUPPRESSED = {
+    "iocm-not-supported": "If the archive honours rejection notes: where supports_iocm is off, `archsync destination"
+    " set {destination} supports_iocm=true`, and it is planned again; where it refused them, have it take Key Object"
+    " Selections, then `archsync jobs retry {job_id}`. If it does not, withdraw the instances there by hand.",
+    "iocm-title-disabled": "Nothing to do if this is wanted; else give the reason a title in rejection_titles of"
+    " {destination}: it is planned again.",
+    "iocm-retention-disabled": "Nothing to do if this is wanted; else add retention_expired=113039 to rejection_titles"
+    " of {destination}: it is planned again.",
+    "adt-not-configured": "If the archive takes HL7, `archsync destination set {destination} adt_host=…`: it is planned"
+    " again. If not, correct the patient there by hand.",
 }
 
 _OTHERWISE = "Correct the cause that the reason names, then `archsync jobs retry {job_id}`."
@@ -55,6 +85,8 @@ def next_step(job: Job, *, wait_reason: WaitReason | None, blocked_by: int | Non
     """Say what to do about a job as it stands."""
     if job.status is JobStatus.FAILED:
         sentence = _FAILED.get(job.reason_code or "", _OTHERWISE)
+    elif job.status is JobStatus.SUPPRESSED:
+        sentence = SUPPRESSED.get(job.reason_code or "", _NOTHING)
     elif job.status is JobStatus.WAITING and wait_reason is not None:
         sentence = _WAITING[wait_reason]
     elif job.status is JobStatus.RETRYING:

@@ -26,6 +26,7 @@ from archsync.core.withdrawal import (
     note_digest,
     rule_against,
 )
+from archsync.core.wording import count
 from archsync.errors import ArchsyncError, PeerRefused, PeerUnavailable
 from archsync.ledger import holdings, jobs, patients, plan_queue, planned_jobs, rejection_notes
 from archsync.ledger.database import Ledger
@@ -326,8 +327,8 @@ class _NoteJob:
 
     def _by_hand(self, instances: int) -> ArchsyncError:
         return PeerRefused(
-            f"Destination {self._destination.name} takes no rejection notes (supports_iocm): withdraw {instances}"
-            f" instances of study {self._job.study_instance_uid} there by hand, then"
+            f"Destination {self._destination.name} takes no rejection notes (supports_iocm): withdraw"
+            f" {count(instances, 'instance')} of study {self._job.study_instance_uid} there by hand, then"
             f" `archsync jobs cancel {self._job.job_id}`",
             code="withdraw-by-hand",
         )
@@ -382,11 +383,15 @@ class _NoteJob:
         if not done and not self._was_unknown:
             return self._nothing_left()
         code = ""
-        said = [f"{done} instances withdrawn." if done != 1 else "1 instance withdrawn."]
+        said = [f"{count(done, 'instance')} withdrawn."]
         if not done:
             code, said = "nothing-to-reject", ["The archive does not have what was to be withdrawn."]
         if waiting:
-            said.append(f"{len(waiting)} more wait for their replacements.")
+            said.append(
+                "1 more waits for its replacement."
+                if len(waiting) == 1
+                else f"{len(waiting)} more wait for their replacements."
+            )
         # While it ran, planning took for granted that this job sees to everything. What takes the place of the
         # withdrawn may have moved since it looked.
         compared = self._compare()
@@ -401,8 +406,8 @@ class _NoteJob:
         if not stores:
             uids = ", ".join(sorted(studies.values())[:3])
             raise PeerRefused(
-                f"{len(waiting)} instances can't be withdrawn: the archive does not have their replacements, and no job"
-                f" brings them; they belong to study {uids}",
+                f"{count(len(waiting), 'instance')} can't be withdrawn: the archive lacks what replaces them, and"
+                f" no job brings it; it belongs to study {uids}",
                 code="replacement-missing",
             )
         first = min(job_id for found in stores.values() for job_id in found)
