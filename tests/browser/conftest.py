@@ -73,7 +73,7 @@ class Visitor:
 
     def picture(self, name: str) -> None:
         """Take a screenshot."""
-        self.page.screenshot(path=self.screenshots / f"{name}.png")
+        self.page.screenshot(path=self.screenshots / f"{name}.png", animations="disabled")
 
     def row(self, job_id: int) -> Any:
         """The row of a job in the list."""

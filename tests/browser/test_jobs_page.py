@@ -176,6 +176,37 @@ def test_who_may_only_look_is_offered_nothing_else(stack, visit, make_job) -> No
     visitor.complaints.clear()  # Chromium's console tells of the 403
 
 
+def test_a_job_is_cancelled_with_the_keyboard_alone(stack, visit, make_job) -> None:
+    stack.archives["vna1"].behave(REFUSES_IMAGES)
+    job = make_job(JobStatus.FAILED)
+    visitor = visit()
+    page = visitor.page
+    visitor.open(f"view=jobs&study={job.study_instance_uid}")
+    menu = page.get_by_role("button", name=f"Actions for job {job.job_id}")
+
+    def choose_cancel() -> None:
+        menu.press("Enter")
+        expect(page.get_by_role("menu")).to_be_focused()
+        page.keyboard.press("c")
+        expect(page.get_by_role("menuitem", name="Cancel …")).to_have_attribute("data-highlighted", "")
+        page.keyboard.press("Enter")
+
+    choose_cancel()
+    why = page.get_by_role("alertdialog").get_by_role("textbox")
+    expect(why).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(why).to_have_count(0)
+    expect(menu).to_be_focused()
+    choose_cancel()
+    page.keyboard.type("sent on a disc")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    row = visitor.row(job.job_id)
+    expect(row.get_by_text("Cancelled", exact=True)).to_be_visible()
+    expect(row).to_contain_text("sent on a disc")
+
+
 @pytest.mark.timeout(3 * LONG_S)
 def test_two_hundred_failed_jobs_are_retried_at_once(stack, visit) -> None:
     small = SimulatedPlatform(stack.installation.platform_dsn, stack.folder / "small", seed=7, slices=1, matrix=16)
