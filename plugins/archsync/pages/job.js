@@ -1,6 +1,6 @@
 /* One job: why it stands where it stands, what was tried, and what it is made of. */
 
-import { C, Facts, Fragment, Go, h, Icon, Moment, Note, Nothing, Out, Section, StatusPill, useRights, Whole } from "./kit.js";
+import { C, Facts, Fragment, Go, h, Icon, Moment, Note, Nothing, Out, Router, Section, StatusPill, useRights, Whole } from "./kit.js";
 import { JobButtons, useJobActions } from "./job_actions.js";
 import { Attempts } from "./job_attempts.js";
 import { Failures, Instances, Messages, Notes } from "./job_contents.js";
@@ -80,7 +80,7 @@ export const Job = ({ live }) => {
 
 export const JobPage = () => {
   const route = useRoute();
-  const navigate = globalThis.ReactRouterDOM.useNavigate();
+  const navigate = Router.useNavigate();
   const id = Number(route.one("id"));
   const live = useLive(Number.isSafeInteger(id) && id > 0 ? `jobs/${id}` : null, {}, EVERY_MS);
   // Opened from the list, "back" returns to the same filter and page of it. The router counts its own steps here.

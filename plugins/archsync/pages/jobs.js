@@ -1,6 +1,6 @@
 /* The list of jobs: newest first, live, filtered by the address. */
 
-import { announce, C, Go, h, Icon, Loading, Note, Nothing, Rows, StatusPill, Trouble, useEffect, useRef, useState } from "./kit.js";
+import { announce, C, Go, h, Icon, Loading, Note, Nothing, Router, Rows, StatusPill, Trouble, useEffect, useRef, useState } from "./kit.js";
 import { address } from "./api.js";
 import { JobMenu, SelectionBar, useJobActions } from "./job_actions.js";
 import { FilterBar, filterOf, StatusChips } from "./job_filters.js";
@@ -58,7 +58,7 @@ const StatusCell = ({ job }) =>
 
 export const Jobs = () => {
   const route = useRoute();
-  const trail = globalThis.ReactRouterDOM.useLocation().state?.trail ?? [];
+  const trail = Router.useLocation().state?.trail ?? [];
   const filter = filterOf(route);
   const { status, ...withoutStatus } = filter;
   const filterKey = JSON.stringify([filter, route.one("cursor")]);
