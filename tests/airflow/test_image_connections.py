@@ -34,7 +34,7 @@ def define(monkeypatch):
 
 
 def content(location: str) -> bytes:
-    path, descriptor = open_image(location, sop_instance_uid=UID)
+    path, descriptor, _ = open_image(location, sop_instance_uid=UID)
     try:
         return path.read_bytes()
     finally:

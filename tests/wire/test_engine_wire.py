@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 import pytest
 from pydicom import dcmread
-from pydicom.data import get_testdata_files
 from pynetdicom.dsutils import split_dataset
+from sample_instances import bundled_instances, data_set_bytes, random_instances
 
 from archsync.core.transfer import OutgoingInstance, StoreResult
 from archsync.errors import OutcomeUnknown, PeerUnavailable
@@ -52,37 +52,22 @@ def send(endpoint, instances):
 # -- bytes -----------------------------------------------------------------------------------------------------------
 
 
-def sendable_files() -> dict[str, OutgoingInstance]:
-    """The bundled files that hold what a C-STORE needs, one for each SOP Instance UID."""
-    found = {}
-    for name in sorted(map(str, get_testdata_files("**/*.dcm"))):
-        try:
-            header = dcmread(name, stop_before_pixels=True)
-            uid, sop_class = str(header.SOPInstanceUID), str(header.SOPClassUID)
-            syntax = str(header.file_meta.TransferSyntaxUID)
-        except Exception:  # noqa: BLE001 - broken on purpose
-            continue
-        if uid and sop_class:
-            found[uid] = OutgoingInstance(
-                name, sop_class, uid, syntax, Path(name).as_uri(),
-                study_instance_uid=header.get("StudyInstanceUID"), series_instance_uid=header.get("SeriesInstanceUID"),
-            )  # fmt: skip
-    return found
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, OutgoingInstance]:
+    return bundled_instances() | random_instances(tmp_path_factory.mktemp("random"), 60)
 
 
 @pytest.mark.parametrize("max_length", [4096, 4097, 16384, 28672, 131072, 0])
-def test_every_readable_file_arrives_byte_for_byte_in_pdus_that_fit(scripted, max_length):
+def test_every_readable_file_and_random_ones_arrive_byte_for_byte_in_pdus_that_fit(scripted, files, max_length):
     archive = scripted(max_length=max_length)
-    files = sendable_files()
     outcomes, _ = send(archive.endpoint, list(files.values()))
     stored = {o.instance.sop_instance_uid for o in outcomes if o.result is StoreResult.STORED}
-    assert len(stored) > 30
+    assert len(stored) > 30 + 60
     # What is cut short, or says other UIDs in its meta information, is refused.
     assert {o.code for o in outcomes if o.result is not StoreResult.STORED} <= {"file-truncated", "uid-mismatch"}
     for uid in stored:
         path = path_of(files[uid])
-        data_set = path.read_bytes()[split_dataset(path)[1] :]
-        assert archive.stored[uid] == data_set + b"\0" * (len(data_set) % 2), path.name
+        assert archive.stored[uid] == data_set_bytes(path), path.name
     sizes = {size for request in archive.requests for size in request.pdu_sizes}
     assert max(sizes) <= (max_length or 131072)
     assert not any(size % 2 for size in sizes)

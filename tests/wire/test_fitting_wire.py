@@ -246,7 +246,7 @@ from archsync.net.dicom.fitting import corrected_copy
 from archsync.net.dicom.opened import open_instance
 (instance,) = here.fitted(here.described(Path(sys.argv[3])), patient=here.RENAMED)
 with corrected_copy(instance, open_instance(instance).facts) as (copy, _):
-    print(hashlib.sha256(copy.path.read_bytes()).hexdigest())
+    print(hashlib.sha256(Path(copy.path).read_bytes()).hexdigest())
 """
 RENAMED = replace(PATIENT, patient_id="NEW", name="Müller^Jörg")
 

@@ -62,7 +62,7 @@ def logins():
 def read(location: str) -> bytes:
     """What is behind a location, by path and by descriptor; nothing may stay open."""
     before = open_copies()
-    path, descriptor = open_image(location, sop_instance_uid=UID)
+    path, descriptor, _ = open_image(location, sop_instance_uid=UID)
     try:
         content = path.read_bytes()
         assert os.pread(descriptor, len(content) + 1, 0) == content
@@ -130,7 +130,7 @@ def test_copies_have_no_name_that_a_killed_process_could_leave(server, tmp_path,
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    _, descriptor = open_image(server.url(NAME), sop_instance_uid=UID)
+    _, descriptor, _ = open_image(server.url(NAME), sop_instance_uid=UID)
     assert list(folder.iterdir()) == []
     assert os.fstat(descriptor).st_dev == folder.stat().st_dev
     os.close(descriptor)

@@ -12,18 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.data import get_testdata_files
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from sample_instances import random_data_set
 
 from archsync.errors import InvalidInput
 from archsync.net.dicom.part10 import FileFacts, read_facts
 from archsync.net.dicom.scan import scan_facts
+from archsync.net.images import OpenFile
 
 
 def scan(path: Path) -> FileFacts | None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return scan_facts(path, descriptor)
+        return scan_facts(OpenFile(str(path), descriptor, os.fstat(descriptor)))
     finally:
         os.close(descriptor)
 
@@ -95,27 +97,6 @@ def test_a_damaged_file_gives_the_same_as_by_the_slow_reader_or_is_left_to_it(tm
     path.write_bytes(data[:cut])
     fast = scan(path)
     assert fast is None or fast == read(path)
-
-
-def random_data_set(dice: random.Random, depth: int = 0) -> Dataset:
-    """Texts, numbers, nested sequences of both kinds of length, private elements."""
-    data_set = Dataset()
-    for _ in range(dice.randrange(1, 12)):
-        group, element = dice.choice([0x0008, 0x0018, 0x0020, 0x0028, 0x0040, 0x7005]), dice.randrange(0x1000, 0x10FF)
-        kind = dice.choice(["LO", "UT", "US", "OB", "UN", "SQ", "FD"])
-        if kind == "UN":
-            group = 0x7005  # a known element would become what it is
-        value = {
-            "LO": "x" * dice.randrange(60), "UT": "y" * dice.randrange(9000), "US": dice.randrange(0xFFFF),
-            "OB": bytes(2 * dice.randrange(200)), "UN": bytes(2 * dice.randrange(50)), "FD": dice.random(),
-            "SQ": [random_data_set(dice, depth + 1) for _ in range(dice.randrange(3))] if depth < 3 else [],
-        }[kind]  # fmt: skip
-        data_set.add_new(group << 16 | element, kind, value)
-        if kind == "SQ":
-            data_set[group, element].is_undefined_length = dice.random() < 0.5
-            for item in data_set[group, element].value:
-                item.is_undefined_length_sequence_item = dice.random() < 0.5
-    return data_set
 
 
 @pytest.mark.parametrize("seed", range(60))

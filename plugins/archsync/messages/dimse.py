@@ -7,7 +7,7 @@ packed numbers and a response a short walk. Error Comment (0000,0902) is not kep
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from archsync.messages.dul import (
     INVALID_VALUE,
@@ -63,8 +63,7 @@ def encode_request(
     return _GROUP_LENGTH.pack(0, 0, 4, len(body)) + body
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """What counts in a peer's command set. ``status`` and ``responded_to`` are None where it has none."""
 
     command_field: int
@@ -79,8 +78,7 @@ class Command:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """A peer's whole message."""
 
     command: Command

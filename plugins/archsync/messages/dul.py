@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MAX_PDU_BYTES = 1 << 20
 """Longest PDU taken. We announce far less; some peers do not care."""
@@ -77,8 +78,7 @@ class Aborted:
     reason: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
+class Fragment(NamedTuple):
     """A presentation data value: a piece of a command or of a data set."""
 
     context_id: int

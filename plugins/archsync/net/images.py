@@ -10,6 +10,7 @@ import os
 import stat
 from pathlib import Path
 from threading import Event
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from archsync.errors import InvalidInput
@@ -25,6 +26,14 @@ from archsync.net.remote.copying import (
 
 _PLAIN = "file:///"
 _WEB = ("http", "https")
+
+
+class OpenFile(NamedTuple):
+    """A file that is open for reading. ``path`` is good while it is; text, since a ``Path`` costs more than opening."""
+
+    path: str
+    descriptor: int
+    status: os.stat_result
 
 
 def is_readable(location: str) -> bool:
@@ -126,20 +135,19 @@ def local_image(location: str, *, sop_instance_uid: str) -> Path:
     return path
 
 
-def open_image(location: str, *, sop_instance_uid: str) -> tuple[Path, int]:
-    """The file behind ``location`` and a descriptor of it, open for reading, which the caller closes.
+def open_image(location: str, *, sop_instance_uid: str) -> OpenFile:
+    """The file behind ``location``, open for reading; the caller closes its descriptor.
 
-    Of a remote image it is a copy without a name; the path is good while the descriptor is open.
+    Of a remote image it is a copy without a name.
 
     Raises as :func:`local_image`, or for a remote image as :func:`copy_remote`.
     """
     if is_remote(location):
-        descriptor = copy_remote(location, sop_instance_uid=sop_instance_uid)
-        return descriptor_path(descriptor), descriptor
+        return opened_copy(copy_remote(location, sop_instance_uid=sop_instance_uid))
     if location.startswith(_PLAIN) and "%" not in location:
-        path = Path(location.removeprefix("file://"))  # the common case, without taking the URI apart
+        path = location.removeprefix("file://")  # the common case, without taking the URI apart
     else:
-        path = local_image(location, sop_instance_uid=sop_instance_uid)
+        path = str(local_image(location, sop_instance_uid=sop_instance_uid))
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO would keep us waiting
     except (OSError, ValueError) as exc:
@@ -147,10 +155,16 @@ def open_image(location: str, *, sop_instance_uid: str) -> tuple[Path, int]:
         raise InvalidInput(
             f"instance {sop_instance_uid}: its file can't be opened ({_reason(exc)})", code="file-unreadable"
         ) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise InvalidInput(f"instance {sop_instance_uid}: its location is not a regular file", code="file-not-regular")
-    return path, descriptor
+    return OpenFile(path, descriptor, status)
+
+
+def opened_copy(descriptor: int) -> OpenFile:
+    """A copy that :func:`copy_remote` made."""
+    return OpenFile(str(descriptor_path(descriptor)), descriptor, os.fstat(descriptor))
 
 
 def _reason(exc: OSError | ValueError) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from archsync.core.transfer import Endpoint
 from archsync.errors import PeerUnavailable
@@ -54,8 +54,7 @@ _ABORT_WAIT_S = 0.5
 _SHORT_PDU_BYTES = 1 << 14
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A peer's response to our request ``message_id``."""
 
     message_id: int

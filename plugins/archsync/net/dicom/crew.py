@@ -19,7 +19,8 @@ from archsync.core.transfer import Endpoint, StoreOutcome
 from archsync.errors import ArchsyncError
 from archsync.net.dicom.association import PeerAssociation
 from archsync.net.dicom.opening import associate
-from archsync.net.dicom.sending import Sender, Workload
+from archsync.net.dicom.sending import Sender
+from archsync.net.dicom.workload import Workload
 
 _MIN_INSTANCES = 16
 _MIN_WINDOW_S = 0.1

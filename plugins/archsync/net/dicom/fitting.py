@@ -94,7 +94,7 @@ def corrected_copy(instance: OutgoingInstance, source: FileFacts) -> Iterator[tu
         target = Path(name, "corrected.dcm")
         try:
             written = write_replacement(
-                source.path,
+                Path(source.path),
                 target,
                 sop_instance_uid=uid,
                 uids=uids,

@@ -39,19 +39,19 @@ def open_instance(instance: OutgoingInstance, ahead: ImagesAhead | None = None) 
     """
     uid = instance.uid_in_file
     if ahead is None:
-        path, descriptor = open_image(instance.location, sop_instance_uid=uid)
+        file = open_image(instance.location, sop_instance_uid=uid)
     else:
-        path, descriptor = ahead.open(instance)
+        file = ahead.open(instance)
     try:
         try:
-            facts = scan_facts(path, descriptor) or read_facts(path, sop_instance_uid=uid)
+            facts = scan_facts(file) or read_facts(file.path, sop_instance_uid=uid)
         except OSError as exc:
             raise unreadable(uid, exc) from None  # the cause names the path, which may hold a patient's name
         check_uids(instance, facts)
     except BaseException:
-        os.close(descriptor)
+        os.close(file.descriptor)
         raise
-    return OpenInstance(instance, facts, descriptor)
+    return OpenInstance(instance, facts, file.descriptor)
 
 
 def unreadable(sop_instance_uid: str, exc: OSError) -> InvalidInput:

@@ -11,9 +11,8 @@ import io
 import os
 import struct
 import zlib
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -49,11 +48,10 @@ SAMPLES_PER_PIXEL = 0x00280002
 PIXELS = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009, 0x00287FE0})
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileFacts(NamedTuple):
     """What a file holds. ``data_set_offset`` is where the data set begins, after the file meta information."""
 
-    path: Path
+    path: str
     size_bytes: int
     modified_ns: int
     data_set_offset: int
@@ -63,7 +61,7 @@ class FileFacts:
     study_instance_uid: str
     series_instance_uid: str
     meta_sop_instance_uid: str | None
-    patient: PatientHeader = field(repr=False)
+    patient: PatientHeader
 
     @property
     def data_set_bytes(self) -> int:
@@ -74,7 +72,7 @@ class FileFacts:
     def is_unchanged(self) -> bool:
         """True while the file has the size and modification time it was read with."""
         try:
-            now = os.stat(self.path)  # noqa: PTH116 - asked twice for each instance sent, and a third faster
+            now = os.stat(self.path)  # noqa: PTH116 - asked for each instance sent, and a third faster
         except OSError:
             return False
         return (now.st_size, now.st_mtime_ns) == (self.size_bytes, self.modified_ns)
@@ -88,7 +86,7 @@ class _Malformed(Exception):
     """The bytes are not elements as this reader knows them."""
 
 
-def read_facts(path: Path, *, sop_instance_uid: str) -> FileFacts:
+def read_facts(path: Path | str, *, sop_instance_uid: str) -> FileFacts:
     """Read the facts of the file of instance ``sop_instance_uid`` (as the platform calls it, for the messages).
 
     A file without preamble or meta information is read too, as pydicom does.
@@ -97,8 +95,8 @@ def read_facts(path: Path, *, sop_instance_uid: str) -> FileFacts:
         InvalidInput: ``file-unreadable``, ``file-not-dicom`` or ``file-truncated``.
     """
     try:
-        with path.open("rb") as stream:
-            return _read(path, stream)
+        with Path(path).open("rb") as stream:
+            return _read(str(path), stream)
     except OSError as exc:
         raise InvalidInput(
             f"instance {sop_instance_uid}: its file can't be read ({exc.strerror})", code="file-unreadable"
@@ -112,8 +110,8 @@ def read_facts(path: Path, *, sop_instance_uid: str) -> FileFacts:
         ) from exc
 
 
-def _read(path: Path, stream: BinaryIO) -> FileFacts:
-    status = path.stat()
+def _read(path: str, stream: BinaryIO) -> FileFacts:
+    status = os.fstat(stream.fileno())
     size = status.st_size
     start = _find_start(stream)
     meta = _read_meta(stream, start, size)
@@ -200,7 +198,7 @@ def _guess_syntax(stream: BinaryIO, offset: int) -> str:
     return EXPLICIT_BIG if head[:2] == b"\x00\x08" else EXPLICIT_LITTLE
 
 
-def _read_with_pydicom(path: Path) -> dict[int, bytes]:
+def _read_with_pydicom(path: str) -> dict[int, bytes]:
     """The wanted values by pydicom's tolerant reading, for files with faults that archives put up with."""
     try:
         data_set = dcmread(path, force=True, defer_size=4096, specific_tags=sorted(WANTED))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -20,14 +19,14 @@ def read_references(location: str, *, sop_instance_uid: str) -> frozenset[str]:
         InvalidInput: the file can't be read, or holds another instance (``uid-mismatch``).
         PeerUnavailable: a remote image can't be had now.
     """
-    path, descriptor = open_image(location, sop_instance_uid=sop_instance_uid)
+    file = open_image(location, sop_instance_uid=sop_instance_uid)
     try:
-        return read_references_of(path, sop_instance_uid)
+        return read_references_of(file.path, sop_instance_uid)
     finally:
-        os.close(descriptor)
+        os.close(file.descriptor)
 
 
-def read_references_of(path: Path, sop_instance_uid: str) -> frozenset[str]:
+def read_references_of(path: str, sop_instance_uid: str) -> frozenset[str]:
     """The same of a file; raises the same."""
     try:
         dataset = dcmread(path, stop_before_pixels=True)

@@ -15,7 +15,6 @@ import os
 import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 from archsync.net.dicom.part10 import (
     BIRTH_DATE,
@@ -47,6 +46,7 @@ from archsync.net.dicom.part10 import (
     FileFacts,
 )
 from archsync.net.dicom.patient_header import PatientHeader
+from archsync.net.images import OpenFile
 
 _WINDOW_BYTES = 16384
 _META_START = 132
@@ -86,9 +86,9 @@ class _NotUnderstood(Exception):
     """Left to the slow reader."""
 
 
-def scan_facts(path: Path, descriptor: int) -> FileFacts | None:
+def scan_facts(file: OpenFile) -> FileFacts | None:
     """The facts of an open file, or None when the slow reader has to look. OSError: it can't be read."""
-    status = os.fstat(descriptor)
+    path, descriptor, status = file
     window = os.pread(descriptor, _WINDOW_BYTES, 0)
     try:
         meta, offset = _scan_meta(window)

@@ -28,9 +28,10 @@ from archsync.errors import InvalidInput, PeerUnavailable
 from archsync.net.dicom.crew import send_workload
 from archsync.net.dicom.opened import OpenInstance, open_instance
 from archsync.net.dicom.opening import VERIFICATION
+from archsync.net.dicom.outcomes import not_sent
 from archsync.net.dicom.pace import Pace
-from archsync.net.dicom.sending import Pair, Workload, next_ones, not_sent
 from archsync.net.dicom.transport import where
+from archsync.net.dicom.workload import Pair, Workload, next_ones
 from archsync.net.images import is_remote
 from archsync.net.remote.ahead import ImagesAhead
 

@@ -6,13 +6,12 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from threading import Event, Lock
 
 from archsync.core.transfer import OutgoingInstance
 from archsync.errors import ArchsyncError
-from archsync.net.images import copy_remote, is_remote, open_image
-from archsync.net.remote.copying import Stopped, descriptor_path
+from archsync.net.images import OpenFile, copy_remote, is_remote, open_image, opened_copy
+from archsync.net.remote.copying import Stopped
 
 COPIES_AT_A_TIME = 8
 MAX_FILES = 16
@@ -53,16 +52,15 @@ class ImagesAhead:
     def _copy(self, instance: OutgoingInstance) -> int:
         return copy_remote(instance.location, sop_instance_uid=instance.uid_in_file, stopped=self._stopped)
 
-    def open(self, instance: OutgoingInstance) -> tuple[Path, int]:
-        """A path and a descriptor as :func:`~archsync.net.images.open_image` gives them, and raises."""
+    def open(self, instance: OutgoingInstance) -> OpenFile:
+        """What :func:`~archsync.net.images.open_image` gives, and raises."""
         key = (instance.location, instance.uid_in_file)
         with self._lock:
             copy = self._copies.pop(key, None)
             self._bytes.pop(key, None)
         if copy is None:
             return open_image(instance.location, sop_instance_uid=instance.uid_in_file)
-        descriptor = copy.result()
-        return descriptor_path(descriptor), descriptor
+        return opened_copy(copy.result())
 
     def close(self) -> None:
         """Drop what nobody asked for. What is being copied ends at its next piece."""
