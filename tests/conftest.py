@@ -22,15 +22,15 @@ from archsync.core.transfer import OutgoingInstance
 
 ROOT = Path(__file__).resolve().parent.parent
 POSTGRES_VERSIONS = (16, 18)
+#: What the caller tells the tests, not archsync.
+OPTIONS = {"ARCHSYNC_TEST_PG", "ARCHSYNC_EXPLORE"}
 
 
 def _isolate_airflow() -> None:
     """Point Airflow at a throw-away home with SQLite; it reads these on import, so before anything imports it."""
     home = Path(tempfile.mkdtemp(prefix="archsync-test-airflow-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
-    for name in [
-        name for name in os.environ if name.startswith(("AIRFLOW_", "ARCHSYNC_")) and name != "ARCHSYNC_TEST_PG"
-    ]:
+    for name in [name for name in os.environ if name.startswith(("AIRFLOW_", "ARCHSYNC_")) and name not in OPTIONS]:
         del os.environ[name]
     plugins = str(ROOT / "plugins")
     os.environ.update(
