@@ -14,6 +14,7 @@ from archsync.ledger import adt_messages, jobs
 from archsync.ledger.jobs import JobFilter
 from archsync.services import adt, job_control
 from archsync.services.adt_request import request_adt
+from archsync.services.housekeeping import forget_delivered
 from archsync.simulate.adt_receiver import AdtScript, Hangup, Reply
 from archsync.simulate.volumes import DemoPatient, VolumeStudy, write_volume
 
@@ -499,6 +500,82 @@ def test_purging_forgets_what_acknowledged_messages_said_and_keeps_their_marks(w
     (message,) = adt_messages.of_job(ward.site.ledger, job_id)
     assert (message.encoded, message.name, message.ack_code) == (None, "", "AA")
     assert adt.describe(ward.site.ledger, job_id)[0].text is None
+
+
+def give_up(ward, *, reply: Reply) -> int:
+    """A message that got this answer, and whose job an administrator cancelled then; gives the job."""
+    maria = ward.admit(MARIA)
+    ward.set(adt_ack_timeout_s=0.3)
+    ward.receiver.behave(AdtScript(otherwise=reply))
+    ward.site.pacs.change_mrn(maria, "PLANTEDNEW")
+    (job_id,) = ward.plan()
+    assert ward.run(job_id).status in (JobStatus.FAILED, JobStatus.RETRYING)
+    job_control.cancel(ward.site.ledger, job_id, actor="admin", reason="by hand")
+    return job_id
+
+
+@pytest.mark.parametrize("reply", [Reply(ack_code="AE"), Reply(is_missing=True, is_applied=False)])
+def test_a_message_that_was_given_up_is_forgotten_like_one_that_was_delivered(ward, reply):
+    job_id = give_up(ward, reply=reply)
+    assert forget_delivered(ward.site.ledger, now=datetime.now(UTC) + timedelta(days=29)) == 0
+    assert forget_delivered(ward.site.ledger, now=datetime.now(UTC) + timedelta(days=29), keep_days=28) == 1
+    (message,) = adt_messages.of_job(ward.site.ledger, job_id)
+    assert (message.encoded, message.patient_id, message.prior_patient_id, message.name) == (None, "", None, "")
+
+    # Whoever retries the job then has it said anew.
+    ward.receiver.behave()
+    job_control.retry(ward.site.ledger, job_id, actor="admin", now=datetime.now(UTC))
+    assert ward.run(job_id).status is JobStatus.SUCCEEDED
+    assert ward.receiver.patients["PLANTEDMRN1^CITYMRN"].merged_into == "PLANTEDNEW^CITYMRN"
+
+
+def test_a_message_in_doubt_is_kept_while_the_job_that_took_over_has_to_find_out(ward):
+    maria = ward.admit(MARIA)
+    ward.set(adt_ack_timeout_s=0.3, max_attempts=1)
+    ward.receiver.behave(AdtScript(otherwise=Reply(is_missing=True, is_applied=True)))
+    ward.site.pacs.change_mrn(maria, "PLANTEDMID")
+    (job_id,) = ward.plan()
+    assert ward.run(job_id).status is JobStatus.FAILED
+    ward.site.pacs.change_mrn(maria, "PLANTEDNEW")
+    (heir,) = ward.plan()
+    assert ward.site.job(job_id).superseded_by == heir
+    assert forget_delivered(ward.site.ledger, now=datetime.now(UTC) + timedelta(days=99)) == 0
+
+    ward.receiver.behave()
+    assert ward.run(heir).status is JobStatus.SUCCEEDED
+    assert forget_delivered(ward.site.ledger, now=datetime.now(UTC) + timedelta(days=99)) == 2
+
+
+def test_a_message_in_doubt_is_kept_no_longer_than_somebody_has_to_find_out(ward):
+    maria = ward.admit(MARIA)
+    ward.set(adt_ack_timeout_s=0.3, max_attempts=1)
+    ward.receiver.behave(AdtScript(otherwise=Reply(is_missing=True, is_applied=False)))
+    ward.site.pacs.change_mrn(maria, "PLANTEDMID")
+    (job_id,) = ward.plan()
+    assert ward.run(job_id).status is JobStatus.FAILED
+    ward.site.pacs.change_mrn(maria, "PLANTEDNEW")
+    (heir,) = ward.plan()
+    assert ward.site.job(job_id).superseded_by == heir
+    job_control.cancel(ward.site.ledger, heir, actor="admin", reason="by hand")
+    assert forget_delivered(ward.site.ledger, now=datetime.now(UTC) + timedelta(days=29)) == 0
+    assert forget_delivered(ward.site.ledger, now=datetime.now(UTC) + timedelta(days=31)) == 1
+    assert adt_messages.of_job(ward.site.ledger, job_id)[0].encoded is None
+
+
+def test_a_message_that_was_refused_before_another_was_taken_is_forgotten_with_it(ward):
+    maria = ward.admit(MARIA)
+    ward.set(max_attempts=1)
+    ward.receiver.behave(AdtScript(otherwise=Reply(ack_code="AE")))
+    ward.site.pacs.correct_name(maria, "Plantedname^Mary")
+    (job_id,) = ward.plan()
+    assert ward.run(job_id).status is JobStatus.FAILED
+    assert forget_delivered(ward.site.ledger, now=datetime.now(UTC) + timedelta(days=99)) == 0, "it may be sent again"
+
+    ward.receiver.behave()
+    ward.site.pacs.correct_name(maria, "Plantedname^Marie")
+    (heir,) = ward.plan()
+    assert ward.run(heir).status is JobStatus.SUCCEEDED
+    assert forget_delivered(ward.site.ledger, now=datetime.now(UTC) + timedelta(days=99)) == 2
 
 
 # -- the receiver down -------------------------------------------------------------------------------------------------

@@ -41,11 +41,12 @@ class Site:
             ConfigurationError: it is named nowhere.
         """
         from archsync.hooks.connection_text import from_environment, libpq_dsn
+        from archsync.ledger.database import EXTRA_SETTINGS
 
         if self.ledger_dsn:
             return _checked_dsn(self.ledger_dsn, "--ledger-dsn")
         if found := from_environment(LEDGER_CONN_ID):
-            return libpq_dsn(found)
+            return libpq_dsn(found, ignore=EXTRA_SETTINGS)
         _require_airflow("ledger")
         with airflow():
             from archsync.hooks.ledger import LedgerHook

@@ -155,5 +155,8 @@ def facility_id(ledger: Ledger, destination_id: int, patient_key: str) -> str | 
 
 
 def purge(ledger: Ledger, older_than: datetime) -> int:
-    """Forget the content of messages acknowledged before ``older_than``; returns how many. Their marks stay."""
+    """Forget the content of messages acknowledged, or given up, before ``older_than``; returns how many.
+
+    Their marks stay. A message given up is one that its job, done by now, left behind: refused, or cancelled with it.
+    """
     return ledger.execute(SQL["purge"], {"older_than": older_than})

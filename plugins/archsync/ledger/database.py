@@ -13,6 +13,9 @@ from archsync.errors import ArchsyncError, ConfigurationError, LedgerUnavailable
 
 Row = dict[str, Any]
 
+#: Entries of the ledger connection's extra that are ours; the rest goes to the driver.
+EXTRA_SETTINGS = frozenset({"keep_days"})
+
 #: Seconds to wait for the ledger's server to take a connection.
 CONNECT_TIMEOUT_S = 5
 

@@ -70,8 +70,9 @@ class MaintainOperator(BaseOperator):
 
     def execute(self, context: Context) -> None:
         """Sweep, wake, forget."""
-        with LedgerHook(self.ledger_conn_id).get_conn() as ledger:
+        hook = LedgerHook(self.ledger_conn_id)
+        with hook.get_conn() as ledger:
             put_back = dispatch.sweep(ledger, run_state=engine.run_state)
             destinations.notify_work(ledger)
-            housekeeping.forget_delivered(ledger, now=datetime.now(UTC))
+            housekeeping.forget_delivered(ledger, now=datetime.now(UTC), keep_days=hook.keep_days())
         self.log.info("%s jobs whose run was lost were put back.", put_back)

@@ -11,7 +11,7 @@ from archsync.ledger.database import Ledger
 KEEP_DAYS = 30
 
 
-def forget_delivered(ledger: Ledger, *, now: datetime) -> int:
-    """Forget the content of rejection notes and ADT messages that were delivered long ago; gives how many."""
-    older_than = now - timedelta(days=KEEP_DAYS)
+def forget_delivered(ledger: Ledger, *, now: datetime, keep_days: float = KEEP_DAYS) -> int:
+    """Forget the content of notes and messages that were delivered, or given up, long ago; gives how many."""
+    older_than = now - timedelta(days=keep_days)
     return rejection_notes.purge(ledger, older_than) + adt_messages.purge(ledger, older_than)

@@ -6,7 +6,7 @@ select * from adt_message where job_id = %(job_id)s and acknowledged_at is null 
 -- The oldest message about a patient that a destination may have applied, for no valid answer came: of the job itself, or of a
 -- failed one whose intent another took over. What an administrator cancelled is not sent again.
 select m.* from adt_message m join job j using (job_id)
-where m.acknowledged_at is null and m.unanswered > 0
+where m.acknowledged_at is null and m.unanswered > 0 and m.encoded is not null
   and (m.patient_key = any(%(patient_keys)s) or m.prior_patient_key = any(%(patient_keys)s))
   and j.destination_id = %(destination_id)s and (j.job_id = %(job_id)s or j.superseded_by is not null)
 order by m.message_id
@@ -55,7 +55,22 @@ order by job_id desc
 limit 1;
 
 -- name: purge
--- Forget what acknowledged messages said of patients, once nobody will ask any more.
-update adt_message set encoded = null, patient_id = '', issuer_of_patient_id = null, name = '', birth_date = null, sex = null,
-       prior_patient_id = null, prior_issuer_of_patient_id = null
-where acknowledged_at < %(older_than)s and encoded is not null;
+-- Forget what messages said of patients, once nobody will ask any more: of those acknowledged, and of those that a job left
+-- behind which ended without them. One that may have been applied, of a job whose intent another took over, is kept while an
+-- open job has yet to find out about it (in_doubt).
+with forgotten as (
+    select message_id from adt_message where acknowledged_at < %(older_than)s and encoded is not null
+    union all
+    select m.message_id from adt_message m join job j using (job_id)
+    where m.acknowledged_at is null and m.encoded is not null
+      and j.status in ('succeeded', 'suppressed', 'cancelled') and j.finished_at < %(older_than)s
+      and not (m.unanswered > 0 and j.superseded_by is not null and exists (
+          select from job open
+          where open.job_type = 'adt' and open.destination_id = j.destination_id
+            and (open.patient_key in (m.patient_key, m.prior_patient_key)
+                 or open.prior_patient_key in (m.patient_key, m.prior_patient_key))
+            and open.status in ('waiting', 'ready', 'running', 'retrying', 'failed'))))
+update adt_message
+set encoded = null, patient_id = '', issuer_of_patient_id = null, name = '', birth_date = null, sex = null,
+    prior_patient_id = null, prior_issuer_of_patient_id = null
+where message_id in (select message_id from forgotten);
