@@ -83,50 +83,77 @@ class Visitor:
         """By how much the page is wider than its window."""
         return self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 
+    def barriers(self) -> list[str]:
+        """What axe-core finds on our part of the page that keeps people from using it (WCAG 2.1, A and AA)."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
+        found = Axe().run(self.page, context="#archsync", options=rules).response["violations"]
+        return [f"{v['id']} at {node['target'][0]}: {node['failureSummary']}" for v in found for node in v["nodes"]]
+
 
 Visit = Callable[..., Visitor]
 
 
 @pytest.fixture(scope="module")
-def logins(stack: Stack, chromium: Any) -> Callable[[str], Any]:  # noqa: F811
-    """What the browser keeps of a user's log-in; each user logs in once."""
-    kept: dict[str, Any] = {}
+def windows(stack: Stack, chromium: Any) -> Iterator[Callable[..., Any]]:  # noqa: F811
+    """A browser for each user, size and theme, logged in. Tests share it: to load all of Airflow anew takes seconds."""
+    kept: dict[Any, Any] = {}
+    logins: dict[str, Any] = {}
 
-    def of(user: str) -> Any:
-        if user not in kept:
-            context = chromium.new_context()
-            context.set_default_timeout(PATIENCE_MS)
-            Visitor(context.new_page(), stack.installation.url, Path()).log_in(user, stack.installation.passwords[user])
-            kept[user] = context.storage_state()
-            context.close()
-        return kept[user]
+    def new(user: str | None, width: int, height: int, is_dark: bool) -> Any:
+        context = chromium.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if is_dark else "light",
+            storage_state=logins.get(user) if user else None,
+        )
+        context.set_default_timeout(PATIENCE_MS)
+        if user and user not in logins:
+            page = context.new_page()
+            Visitor(page, stack.installation.url, Path()).log_in(user, stack.installation.passwords[user])
+            page.close()
+            logins[user] = context.storage_state()
+        return context
 
-    return of
+    def of(user: str | None, width: int, height: int, is_dark: bool, is_shared: bool) -> Any:
+        key = (user, width, height, is_dark) if is_shared else object()
+        if key not in kept:
+            kept[key] = new(user, width, height, is_dark)
+        return kept[key]
+
+    yield of
+    for context in kept.values():
+        context.close()
 
 
 @pytest.fixture
-def visit(stack: Stack, chromium: Any, logins: Callable[[str], Any], screenshots: Path) -> Iterator[Visit]:  # noqa: F811
-    """Opens a browser window for a user, logged in; at the end no window may have complained in its console."""
+def visit(windows: Callable[..., Any], stack: Stack, screenshots: Path) -> Iterator[Visit]:  # noqa: F811
+    """Opens a browser window for a user, logged in; at the end no window may have complained in its console.
+
+    ``is_shared`` False: in a browser of its own, for what would disturb others, such as logging out.
+    """
     from playwright.sync_api import expect
 
     expect.set_options(timeout=PATIENCE_MS)
     visitors: list[Visitor] = []
 
-    def start(user: str | None = "admin", *, width: int = 1280, height: int = 900, is_dark: bool = False) -> Visitor:
-        context = chromium.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if is_dark else "light",
-            storage_state=logins(user) if user else None,
-        )
-        context.set_default_timeout(PATIENCE_MS)
-        visitor = Visitor(context.new_page(), stack.installation.url, screenshots)
-        visitor.page.on("console", lambda m: m.type == "error" and visitor.complaints.append(m.text))
-        visitor.page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
+    def start(
+        user: str | None = "admin",
+        *,
+        width: int = 1280,
+        height: int = 900,
+        is_dark: bool = False,
+        is_shared: bool = True,
+    ) -> Visitor:
+        page = windows(user, width, height, is_dark, is_shared and user is not None).new_page()
+        visitor = Visitor(page, stack.installation.url, screenshots)
+        page.on("console", lambda m: m.type == "error" and visitor.complaints.append(m.text))
+        page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
         visitors.append(visitor)
         return visitor
 
     yield start
     complaints = [complaint for visitor in visitors for complaint in visitor.complaints]
     for visitor in visitors:
-        visitor.page.context.close()
+        visitor.page.close()
     assert complaints == []

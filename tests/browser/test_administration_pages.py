@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
-from archsync.core.job import JobStatus
-from archsync.core.study import ExamStatus
+from archsync.core.destination import Destination
+from archsync.core.job import JobStatus, JobType
+from archsync.core.study import ExamStatus, RemovalReason
 from archsync.launcher.postgres import free_port
+from archsync.ledger import destinations, jobs
+from archsync.ledger.jobs import JobFilter
 from archsync.simulate.archive import Rudeness, SimulatedArchive
+
+WAIT_S = 90.0
 
 
 @pytest.fixture
@@ -127,7 +133,8 @@ def test_a_study_shows_what_its_archive_holds_and_can_be_held_and_released(stack
     page.get_by_role("button", name="Plan now …").click()
     expect(page.get_by_role("dialog")).to_contain_text("vna1")
     visitor.picture("study-plan")
-    page.get_by_role("dialog").get_by_role("button", name="Back").click()
+    page.get_by_role("dialog").get_by_role("button", name="Plan now").click()
+    expect(page.get_by_text(re.compile("^Planned: ")).first).to_be_visible()
     page.get_by_role("button", name="Push again …").click()
     page.get_by_role("dialog").get_by_role("button", name="Push again").click()
     table = page.get_by_role("table", name="Jobs of this study")
@@ -152,3 +159,113 @@ def test_patients_are_shown_on_request_only_and_to_those_who_may(stack, visit) -
     unprivileged.open(f"view=studies&study={job.study_instance_uid}")
     expect(unprivileged.page.get_by_role("table", name="Archives")).to_be_visible()
     assert unprivileged.page.get_by_role("button", name="Show patient data").count() == 0
+
+
+def test_what_facts_are_tied_to_changes_with_a_reason_only_that_is_recorded(stack, visit) -> None:
+    study = stack.platform.add_volume(exam_status=ExamStatus.COMPLETED)
+    stack.wait_for_job(study, "vna1", JobStatus.SUCCEEDED)
+    visitor = visit("op")
+    page = visitor.page
+    visitor.open("view=destination&name=vna1")
+    expect(page.get_by_text("Some settings are locked")).to_be_visible()
+    host = page.locator("[data-setting='host'] input")
+    why = page.get_by_label("Why you change them nevertheless")
+    for address, reason in (("localhost", "the archive has a name now"), ("127.0.0.1", "and lost it again")):
+        host.fill(address)
+        expect(page.get_by_role("button", name="Save")).to_be_disabled()
+        why.fill(reason)
+        visitor.picture("destination-locked")
+        page.get_by_role("button", name="Save").click()
+        expect(page.get_by_text("All saved")).to_be_visible()
+    with stack.ledger() as ledger:
+        audited = ledger.fetch_all(
+            "select actor, subject, detail from audit_event where action = 'destination.override' order by 1"
+        )
+    assert [(row["actor"], row["subject"]) for row in audited] == [("op", "destination vna1")] * 2
+    assert "lock overridden: the archive has a name now" in audited[0]["detail"]
+
+
+def test_a_destination_is_switched_on_and_off_and_removed(stack, visit) -> None:
+    with stack.ledger() as ledger:
+        destinations.insert(
+            ledger,
+            Destination(
+                name="old1", called_ae_title="OLD1", host="127.0.0.1", port=104, enabled=False, facilities=("NORTH",)
+            ),
+        )
+    visitor = visit("op")
+    page = visitor.page
+    visitor.open("view=destinations")
+    row = page.locator("[data-destination='old1']")
+    expect(row).to_contain_text("Switched off")
+    row.get_by_role("button", name="Switch old1 on").click()
+    expect(row).not_to_contain_text("Switched off")
+    row.get_by_role("button", name="Switch old1 off").click()
+    expect(row).to_contain_text("Switched off")
+    row.get_by_role("link", name="old1").click()
+    page.get_by_role("button", name="Remove …").click()
+    dialog = page.get_by_role("alertdialog")
+    expect(dialog).to_contain_text("Remove destination old1?")
+    visitor.picture("destination-removal")
+    why = dialog.get_by_role("textbox")
+    if why.is_visible():  # studies were due there meanwhile
+        why.fill("it was replaced")
+    dialog.get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("table", name="Destinations")).to_be_visible()
+    expect(row).to_have_count(0)
+    with stack.ledger() as ledger:
+        audited = ledger.fetch_all(
+            "select actor, action from audit_event where subject = 'destination old1' order by audit_event_id"
+        )
+    assert [row["actor"] for row in audited] == ["op"] * 3
+    assert audited[-1]["action"] == "destination.delete"
+
+
+def test_a_change_after_archiving_shows_its_steps_the_note_and_the_message_with_the_patient_on_request(
+    stack, visit
+) -> None:
+    stack.add_destination("vna9", honours_changes=True)
+    for kind in ("archive", "iocm", "adt"):
+        stack.wait_until_parsed(f"archsync_{kind}__vna9")
+    study = stack.platform.add_volume(exam_status=ExamStatus.COMPLETED)
+    job = stack.wait_for_job(study, "vna9", JobStatus.SUCCEEDED)
+    stack.platform.remove_instances(study, 1, reason=RemovalReason.PATIENT_SAFETY)
+    with stack.platform.transaction() as connection:
+        (patient_key,) = connection.execute(
+            "select patient_key from pacs.study where study_key = %s", [study]
+        ).fetchone()
+    stack.platform.change_mrn(patient_key, "CHANGED-1")
+
+    def done(job_type: JobType) -> Any:
+        with stack.ledger() as ledger:
+            found = jobs.listing(ledger, JobFilter(job_types=[job_type], destinations=["vna9"]))
+        return next((item.job for item in found if item.job.status is JobStatus.SUCCEEDED), None)
+
+    change, message = (
+        stack.wait_for(lambda kind=kind: done(kind), WAIT_S, lambda kind=kind: f"no {kind} job")
+        for kind in (JobType.IOCM, JobType.ADT)
+    )
+    visitor = visit("op")
+    page = visitor.page
+    visitor.open(f"view=job&id={change.job_id}")
+    relatives = page.get_by_role("region", name="Other jobs")
+    expect(relatives).to_contain_text("Its steps")
+    visitor.picture("job-iocm")
+    relatives.get_by_role("link", name=re.compile("^Job ")).last.click()
+    expect(page.get_by_role("heading", name=re.compile("Rejection note$"))).to_be_visible()
+    notes = page.get_by_role("region", name="Rejection notes")
+    expect(notes).to_contain_text(re.compile("1 instance of study"))
+    expect(notes).to_contain_text(job.study_instance_uid)
+    visitor.picture("job-kos")
+    visitor.open(f"view=job&id={message.job_id}")
+    text = page.get_by_role("region", name="HL7 message").locator("pre")
+    expect(text).to_contain_text("MSH|")
+    assert "CHANGED-1" not in page.content()
+    page.get_by_role("button", name="Show patient data").click()
+    expect(text).to_contain_text("CHANGED-1")
+    page.get_by_role("button", name="Mask again").click()
+    expect(text).not_to_contain_text("CHANGED-1")
+    visitor.picture("job-adt")
+    with stack.ledger() as ledger:
+        audited = ledger.fetch_one("select actor, subject from audit_event where action = 'job.show-phi'")
+    assert audited == {"actor": "op", "subject": f"job {message.job_id}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from playwright.sync_api import expect
 
 from archsync.core.job import JobStatus
 from archsync.core.study import ExamStatus
+from archsync.services import destinations
 from archsync.simulate.archive import Rudeness
 from archsync.simulate.platform import SimulatedPlatform
 
@@ -207,6 +209,76 @@ def test_a_job_is_cancelled_with_the_keyboard_alone(stack, visit, make_job) -> N
     expect(row).to_contain_text("sent on a disc")
 
 
+def test_waiting_jobs_are_moved_to_the_front_and_a_selection_is_cancelled_with_a_reason(stack, visit) -> None:
+    def switch(enabled: bool) -> None:
+        with stack.ledger() as ledger:
+            destinations.change(ledger, None, "vna1", {"enabled": enabled}, actor="test", now=datetime.now(UTC))
+
+    switch(False)
+    studies = [stack.platform.add_volume(exam_status=ExamStatus.COMPLETED) for _ in range(3)]
+    first, *others = (stack.wait_for_job(study, "vna1", JobStatus.WAITING) for study in studies)
+    visitor = visit("user")
+    page = visitor.page
+    visitor.open("view=jobs&status=waiting")
+    visitor.row(first.job_id).get_by_role("button", name=f"Actions for job {first.job_id}").click()
+    page.get_by_role("menuitem", name="Move to the front").click()
+    expect(page.get_by_text("1 job moved to the front").first).to_be_visible()
+    for job in others:
+        page.get_by_role("checkbox", name=f"Select job {job.job_id}").check(force=True)
+    expect(page.get_by_text("2 jobs selected")).to_be_visible()
+    page.get_by_role("button", name="Cancel …", exact=True).click()
+    dialog = page.get_by_role("alertdialog")
+    expect(dialog.get_by_role("button", name="Cancel 2 jobs")).to_be_disabled()
+    dialog.get_by_role("textbox").fill("read elsewhere")
+    visitor.picture("selection-cancel")
+    dialog.get_by_role("button", name="Cancel 2 jobs").click()
+    for job in others:
+        expect(visitor.row(job.job_id)).to_have_count(0)
+    visitor.open(f"view=job&id={others[0].job_id}")
+    expect(page.get_by_test_id("reason")).to_contain_text("read elsewhere")
+    visitor.open(f"view=job&id={first.job_id}")
+    expect(page.get_by_role("region", name="Facts")).to_contain_text("moved to the front")
+    switch(True)
+    expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible()
+    with stack.ledger() as ledger:
+        audited = ledger.fetch_all("select actor, action from audit_event where actor = 'user' order by audit_event_id")
+    assert [row["action"] for row in audited] == ["job.front", "job.cancel", "job.cancel"]
+
+
+def test_while_airflow_cannot_be_reached_the_list_says_so_keeps_what_it_knew_and_goes_on_by_itself(
+    visit, make_job
+) -> None:
+    job = make_job(JobStatus.SUCCEEDED)
+    visitor = visit(is_shared=False)
+    page = visitor.page
+    visitor.open("view=jobs")
+    expect(visitor.row(job.job_id)).to_be_visible()
+    page.context.set_offline(True)
+    expect(page.get_by_text("This list is not up to date")).to_be_visible()
+    expect(visitor.row(job.job_id)).to_be_visible()
+    visitor.row(job.job_id).get_by_role("link", name=f"Job {job.job_id}").click()
+    expect(page.get_by_role("alert")).to_contain_text("Airflow can't be reached")
+    visitor.picture("offline")
+    page.context.set_offline(False)
+    expect(page.get_by_role("heading", name=re.compile(f"^Job {job.job_id} "))).to_be_visible()
+    visitor.complaints.clear()  # Chromium's console tells of what it could not load
+
+
+def test_who_was_logged_out_meanwhile_logs_in_and_is_back_at_the_same_filter(stack, visit, make_job) -> None:
+    job = make_job(JobStatus.SUCCEEDED)
+    visitor = visit(is_shared=False)
+    page = visitor.page
+    visitor.open(f"view=jobs&study={job.study_instance_uid}")
+    expect(visitor.row(job.job_id)).to_be_visible()
+    page.context.clear_cookies()
+    page.get_by_label("Username").fill("admin")
+    page.get_by_label("Password").fill(stack.installation.passwords["admin"])
+    page.get_by_role("button", name="Sign in").click()
+    expect(page).to_have_url(re.compile(f"study={re.escape(job.study_instance_uid)}"))
+    expect(visitor.row(job.job_id)).to_be_visible()
+    visitor.complaints.clear()  # Chromium's console tells of the 401
+
+
 @pytest.mark.timeout(3 * LONG_S)
 def test_two_hundred_failed_jobs_are_retried_at_once(stack, visit) -> None:
     small = SimulatedPlatform(stack.installation.platform_dsn, stack.folder / "small", seed=7, slices=1, matrix=16)
@@ -242,27 +314,36 @@ def test_two_hundred_failed_jobs_are_retried_at_once(stack, visit) -> None:
 
 @pytest.mark.parametrize("width", [1280, 768])
 @pytest.mark.parametrize("is_dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(
-    "view", ["jobs", "job", "overview", "destinations", "destination", "gateways", "studies", "setup"]
-)
-def test_every_page_fits_the_screen_in_light_and_dark(stack, visit, view, is_dark, width) -> None:
+def test_every_page_fits_the_screen_and_has_no_barrier(stack, visit, is_dark, width) -> None:
     with stack.ledger() as ledger:
         last = ledger.fetch_one("select job_id, study_instance_uid from job order by job_id desc limit 1")
-    visitor = visit(width=width, is_dark=is_dark)
-    more = {
-        "job": f"&id={last['job_id']}",
-        "destination": "&name=vna1",
-        "studies": f"&study={last['study_instance_uid']}",
-        "setup": "&step=2",
+    pages = {
+        "jobs": "view=jobs",
+        "job": f"view=job&id={last['job_id']}",
+        "overview": "view=overview",
+        "destinations": "view=destinations",
+        "destination": "view=destination&name=vna1",
+        "gateways": "view=gateways",
+        "studies": "view=studies",
+        "study": f"view=studies&study={last['study_instance_uid']}",
+        "setup": "view=setup",
+        "setup-destination": "view=setup&step=2",
     }
-    visitor.open(f"view={view}{more.get(view, '')}")
-    expect(visitor.page.get_by_role("heading", level=1)).to_be_visible()
-    expect(visitor.page.get_by_text(re.compile("^Loading "))).to_have_count(0)
-    visitor.picture(f"{view}-{'dark' if is_dark else 'light'}-{width}")
-    assert visitor.overflow_px() <= 0
-    background = visitor.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-    lightness = _lightness(visitor.page, background)
-    assert lightness < 0.4 if is_dark else lightness > 0.8
+    visitor = visit(width=width, is_dark=is_dark)
+    page = visitor.page
+    faults: list[str] = []
+    for name, query in pages.items():
+        visitor.open(query)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        expect(page.get_by_text(re.compile("^Loading "))).to_have_count(0)
+        visitor.picture(f"{name}-{'dark' if is_dark else 'light'}-{width}")
+        if (overflow_px := visitor.overflow_px()) > 0:
+            faults.append(f"{name}: {overflow_px} px wider than its window")
+        lightness = _lightness(page, page.evaluate("getComputedStyle(document.documentElement).backgroundColor"))
+        if not (lightness < 0.4 if is_dark else lightness > 0.8):
+            faults.append(f"{name}: its background is {lightness:.0%} white")
+        faults += [f"{name}: {barrier}" for barrier in visitor.barriers()]
+    assert not faults, "\n".join(faults)
 
 
 def _lightness(page: Any, colour: str) -> float:

@@ -31,11 +31,18 @@ const problemOf = async (response) => {
     status: response.status,
     code: said.code ?? `http-${response.status}`,
     title: said.title ?? `The server answered ${response.status}`,
-    detail: typeof said.detail === "string" ? said.detail : response.statusText,
+    detail: typeof said.detail === "string" ? said.detail : "It said no more; what answered may be a proxy before Airflow.",
     nextStep: said.next_step,
     fields: said.fields,
   });
 };
+
+const readJson = (response) =>
+  response.json().catch((error) => {
+    if (error.name === "AbortError") throw error;
+    throw new ApiProblem({ status: response.status, code: "not-json", title: "The answer can't be read", detail: "What answered was not archsync, or was cut off.",
+      nextStep: "Load the page again; if it persists, look at the proxy before Airflow." });
+  });
 
 const request = async (url, options) => {
   let response;
@@ -55,12 +62,12 @@ const request = async (url, options) => {
 export const get = async (url, { etag, signal } = {}) => {
   const response = await request(url, { signal, headers: { Accept: "application/json", ...(etag && { "If-None-Match": etag }) } });
   if (response.status === 304) return { isSame: true };
-  return { data: await response.json(), etag: response.headers.get("ETag") };
+  return { data: await readJson(response), etag: response.headers.get("ETag") };
 };
 
 /** Ask for a change (or for something that must not stand in a URL). */
 export const send = async (method, path, body = {}) => {
   const response = await request(address(path), { method, headers: { Accept: "application/json", "Content-Type": "application/json" }, body: JSON.stringify(body) });
-  return response.status === 204 ? null : response.json();
+  return response.status === 204 ? null : readJson(response);
 };
 export const post = (path, body) => send("POST", path, body);

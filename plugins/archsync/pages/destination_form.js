@@ -1,6 +1,6 @@
 /* Making and changing a destination: every setting explained, checked as it is filled in, and tried before it is saved. */
 
-import { announce, C, Fragment, Go, h, Icon, Loading, Note, Nothing, toast, toastProblem, Trouble, useEffect, useRef, useRights, useState, Whole } from "./kit.js";
+import { announce, C, Fragment, Go, h, Icon, Loading, Note, Nothing, toast, toastProblem, Trouble, useEffect, useRef, useRights, useState, Whole, WRONG } from "./kit.js";
 import { post, send } from "./api.js";
 import { Healths, Switch } from "./destinations.js";
 import { Test } from "./destination_test.js";
@@ -67,7 +67,7 @@ const Group = ({ group, form, disabled, isOpen, onToggle, lockedNames }) => {
   return h(C.Box, { borderWidth: 1, borderRadius: "md", mb: 3 },
     h(C.Button, { "aria-expanded": isOpen, borderRadius: "md", h: 11, justifyContent: "flex-start", onClick: onToggle, variant: "ghost", w: "full" },
       h(Icon, { name: "down", transform: isOpen ? undefined : "rotate(-90deg)" }), group.title,
-      h(C.Text, { as: "span", color: wrong ? "fg.error" : "fg.muted", fontSize: "xs", fontWeight: "normal" }, wrong ? `${count(wrong, "field")} to mend` : count(group.fields.length, "setting"))),
+      h(C.Text, { as: "span", color: wrong ? WRONG : "fg.muted", fontSize: "xs", fontWeight: "normal" }, wrong ? `${count(wrong, "field")} to mend` : count(group.fields.length, "setting"))),
     isOpen && h(C.SimpleGrid, { columns: { base: 1, md: 2, xl: 3 }, columnGap: 6, p: 4, pt: 2, rowGap: 5 },
       group.fields.map((field) => h(SettingField, { key: field.name, field, value: form.values[field.name], problem: form.shown(field.name),
         disabled: disabled || (field.name === "name" && form.isExisting), lockedBy: lockedNames.includes(field.name) ? "Locked: see above." : "",
@@ -141,6 +141,7 @@ export const Form = ({ schema, found, onSaved, onChanged, start }) => {
       const { warnings } = found
         ? await send("PATCH", `destinations/${found.settings.name}`, { settings: form.changed, ...(touchesLock && { override_reason: reason.trim() }) })
         : await post("destinations", { settings: form.settings });
+      setReason("");
       toast(warnings.length ? "warning" : "success", found ? "Saved" : `Destination ${form.settings.name} is made`, warnings.join(" "));
       onSaved(form.settings.name);
     } catch (error) {

@@ -1,12 +1,12 @@
 /* The test of an archive, step by step: where it fails, and what to do about it. */
 
-import { announce, C, h, Icon, ReasonCode, Trouble, useEffect, useRef, useState } from "./kit.js";
+import { announce, C, h, Icon, ReasonCode, Trouble, useEffect, useRef, useState, WRONG } from "./kit.js";
 import { post } from "./api.js";
 import { useBusy } from "./live.js";
 
 const STATES = {
   ok: { color: "fg.success", icon: "check", label: "fine" },
-  failed: { color: "fg.error", icon: "cross", label: "failed" },
+  failed: { color: WRONG, icon: "cross", label: "failed" },
   warning: { color: "fg.warning", icon: "warning", label: "attention" },
   skipped: { color: "fg.muted", icon: "skip", label: "not tried" },
 };

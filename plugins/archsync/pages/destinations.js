@@ -1,6 +1,6 @@
 /* The archives: how each is doing. */
 
-import { Age, C, Fragment, Go, h, Icon, Nothing, Pill, ReasonCode, Rows, toast, toastProblem, useRights, Whole } from "./kit.js";
+import { Age, C, Fragment, Go, h, Icon, Nothing, Pill, ReasonCode, Rows, toast, toastProblem, useRights, Whole, WRONG } from "./kit.js";
 import { post } from "./api.js";
 import { useBusy, useLive } from "./live.js";
 import { count, formatCount, formatSize } from "./words.js";
@@ -22,7 +22,7 @@ export const Health = ({ health }) => {
       h(Pill, { palette, icon, fontSize: "xs", py: 0.5 }, label),
       h(C.Text, { as: "span", fontSize: "sm" }, PEERS[health.kind] ?? health.kind),
       health.since && health.state !== "reachable" && h(C.Text, { as: "span", color: "fg.muted", fontSize: "xs" }, "since ", h(Age, { at: health.since, as: "span" }))),
-    health.reason && h(C.Text, { color: health.state === "down" ? "fg.error" : "fg.muted", fontSize: "sm", overflowWrap: "anywhere" }, health.reason, " ",
+    health.reason && h(C.Text, { color: health.state === "down" ? WRONG : "fg.muted", fontSize: "sm", overflowWrap: "anywhere" }, health.reason, " ",
       h(ReasonCode, { code: health.reason_code, url: health.troubleshooting_url })),
     health.probe_at && health.state === "down" && h(C.Text, { color: "fg.muted", fontSize: "xs" },
       new Date(health.probe_at) > Date.now() ? h(Fragment, null, "tried again ", h(Age, { at: health.probe_at, as: "span" })) : "about to be tried again"));
@@ -56,7 +56,7 @@ const Queue = ({ destination }) => {
     h("div", null, destination.queue_depth ? jobs(["waiting", "ready", "retrying"], `${formatCount(destination.queue_depth)}${destination.is_capped ? "+" : ""} to do`) : "Nothing to do"),
     destination.oldest_waiting_at && h(C.Box, { color: "fg.muted", fontSize: "xs" }, "oldest made ", h(Age, { at: destination.oldest_waiting_at, as: "span" })),
     destination.running > 0 && h("div", null, jobs("running", `${formatCount(destination.running)} running`)),
-    destination.failed > 0 && h("div", null, h(Go, { view: { view: "jobs", destination: destination.name, status: "failed" }, color: "fg.error" }, `${formatCount(destination.failed)} failed`)));
+    destination.failed > 0 && h("div", null, h(Go, { view: { view: "jobs", destination: destination.name, status: "failed" }, color: WRONG }, `${formatCount(destination.failed)} failed`)));
 };
 
 const Throughput = ({ of }) =>

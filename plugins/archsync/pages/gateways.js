@@ -1,6 +1,6 @@
 /* The gateways: the sites' machines that traffic leaves through. */
 
-import { Age, C, Code, Go, h, Icon, Nothing, Pill, Rows, toast, Trouble, useRights, useState, Whole } from "./kit.js";
+import { Age, C, Code, Go, h, Icon, Nothing, Pill, Rows, toast, Trouble, useRights, useState, Whole, WRONG } from "./kit.js";
 import { post } from "./api.js";
 import { useBusy, useLive } from "./live.js";
 import { words } from "./words.js";
@@ -33,12 +33,12 @@ export const GatewayForm = ({ onMade, onCancel }) => {
       h(C.Field.Root, { invalid: Boolean(problem?.fields.name), required: true },
         h(C.Field.Label, null, "Name", h(C.Field.RequiredIndicator)),
         h(C.Input, { autoComplete: "off", autoFocus: true, maxLength: 40, onChange: (e) => setName(e.target.value), placeholder: "for instance north_1", size: "sm", value: name }),
-        h(C.Field.ErrorText, null, problem?.fields.name),
+        h(C.Field.ErrorText, { color: WRONG }, problem?.fields.name),
         h(C.Field.HelperText, null, "Lower-case letters, digits and underscores. It becomes the name of the queue whose workers run at the site.")),
       h(C.Field.Root, { invalid: Boolean(problem?.fields.facility_group), required: true },
         h(C.Field.Label, null, "Facility group", h(C.Field.RequiredIndicator)),
         h(C.Input, { autoComplete: "off", onChange: (e) => setGroup(e.target.value), placeholder: "for instance north", size: "sm", value: group }),
-        h(C.Field.ErrorText, null, problem?.fields.facility_group),
+        h(C.Field.ErrorText, { color: WRONG }, problem?.fields.facility_group),
         h(C.Field.HelperText, null, "The group of facilities it stands in, as the platform names it.")),
       problem && !isAboutField && h(Trouble, { problem }),
       h(C.HStack, null,

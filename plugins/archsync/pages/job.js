@@ -36,6 +36,9 @@ const Relatives = ({ job }) => {
   return rows.length > 0 && h(Section, { title: "Other jobs" }, h(Facts, { rows: rows.map(([label, jobs]) => [label, h(Lines, { jobs })]), columns: { base: 1, lg: 2 } }));
 };
 
+/** A change is carried out by its steps; nothing is tried for it itself. */
+const isInSteps = (job) => job.type === "iocm";
+
 const factsOf = (job) => [
   ["Destination", h(Go, { view: { view: "destination", name: job.destination } }, job.destination)],
   ["Study", job.study_instance_uid && h(StudyLink, { uid: job.study_instance_uid, isWhole: true })],
@@ -44,7 +47,7 @@ const factsOf = (job) => [
   ["Priority", job.priority && words(String(job.priority).toLowerCase())],
   ["Progress", job.type === "adt" ? null : h(C.Box, { maxW: "14rem" }, h(Done, { job }))],
   ["Turn", job.is_in_front && "moved to the front"],
-  ["Attempts counted", job.attempts],
+  ["Attempts counted", !isInSteps(job) && job.attempts],
   ["Next attempt", job.next_attempt_at && ["waiting", "retrying"].includes(job.status) && h(Moment, { at: job.next_attempt_at })],
   ["Made", h(Moment, { at: job.created_at })],
   ["First started", job.started_at && h(Moment, { at: job.started_at })],
@@ -69,7 +72,7 @@ export const Job = ({ live }) => {
       job.about && h(C.Text, { color: "fg.muted", mt: 1, overflowWrap: "anywhere" }, job.about),
       h(Why, { job }),
       h(Section, { title: "Facts" }, h(Facts, { rows: factsOf(job) })),
-      h(Section, { title: "Attempts" }, h(Attempts, { job })),
+      !isInSteps(job) && h(Section, { title: "Attempts" }, h(Attempts, { job })),
       h(Relatives, { job }),
       job.failures?.length > 0 && h(Section, { title: "Not stored" }, h(Failures, { job })),
       job.notes?.length > 0 && h(Section, { title: "Rejection notes" }, h(Notes, { notes: job.notes })),

@@ -36,7 +36,7 @@ const Attempt = ({ attempt, number, isLast }) => {
 /** Newest first: what is going on now is what somebody came to see. */
 export const Attempts = ({ job }) => {
   const attempts = job.attempt_list ?? [];
-  if (attempts.length === 0) return h(Nothing, { title: "Nothing was tried yet", icon: "clock" });
+  if (attempts.length === 0) return h(Nothing, { title: job.finished_at ? "Nothing was tried" : "Nothing was tried yet", icon: "clock" });
   return h(C.Timeline.Root, { as: "ol", size: "sm", variant: "plain" },
     attempts.map((attempt, i) => ({ attempt, number: i + 1 })).reverse().map(({ attempt, number }, i) =>
       h(Attempt, { key: attempt.attempt_id ?? number, attempt, number, isLast: i === attempts.length - 1 })));

@@ -1,6 +1,6 @@
 /* The filter above the list of jobs; it lives in the address. */
 
-import { C, h, Icon, StatusPill, statusPalette, STATUS_NAMES, toastProblem, useState } from "./kit.js";
+import { C, h, Icon, StatusPill, statusPalette, STATUS_NAMES, toastProblem, useState, WRONG } from "./kit.js";
 import { post } from "./api.js";
 import { useBusy } from "./live.js";
 import { formatCount, shortUid, words } from "./words.js";
@@ -40,10 +40,10 @@ export const StatusChips = ({ counts, cappedAt, chosen, onChange }) =>
       const isOn = chosen.includes(status);
       return h(C.Button,
         { key: status, "aria-label": `${words(status)}: ${text || "counting"}`, "aria-pressed": isOn, borderRadius: "full", colorPalette: statusPalette(status), gap: 1.5, h: 8, px: 1, pr: 3, size: "sm",
-          variant: isOn ? "subtle" : "outline", borderColor: isOn ? `${statusPalette(status)}.solid` : "border", opacity: number === 0 && !isOn ? 0.6 : 1,
+          variant: isOn ? "subtle" : "outline", borderColor: isOn ? `${statusPalette(status)}.solid` : "border",
           onClick: () => onChange(isOn ? chosen.filter((s) => s !== status) : [...chosen, status]) },
         h(StatusPill, { status, fontSize: "xs", py: 0.5 }),
-        h(C.Text, { as: "span", fontVariantNumeric: "tabular-nums", color: "fg" }, text || "–"));
+        h(C.Text, { as: "span", color: number === 0 ? "fg.muted" : "fg", fontVariantNumeric: "tabular-nums" }, text || "–"));
     }));
 
 const Search = ({ onFound }) => {
@@ -68,7 +68,7 @@ const Search = ({ onFound }) => {
   h(C.Field.Root, { invalid: Boolean(nothing) },
     h(C.InputGroup, { startElement: isBusy ? h(C.Spinner, { size: "xs" }) : h(Icon, { name: "search" }) },
       h(C.Input, { "aria-label": "Find a job number, accession number or Study Instance UID", autoComplete: "off", onChange: (e) => { setText(e.target.value); setNothing(""); }, placeholder: "Job, accession number or Study UID", size: "sm", value: text })),
-    h(C.Field.ErrorText, null, nothing)));
+    h(C.Field.ErrorText, { color: WRONG }, nothing)));
 };
 
 const Dates = ({ filter, onChange }) => {

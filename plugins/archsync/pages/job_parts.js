@@ -1,6 +1,6 @@
 /* How a job is shown, in the list and wherever else it is named. */
 
-import { Age, C, Code, Fragment, Go, h, Progress, ReasonCode, StatusPill } from "./kit.js";
+import { Age, C, Code, Fragment, Go, h, Progress, ReasonCode, StatusPill, WRONG } from "./kit.js";
 import { count, formatCount, formatSize, shortUid } from "./words.js";
 
 export const SENDS_IMAGES = ["archive", "dicom"];
@@ -13,7 +13,7 @@ export const StudyLink = ({ uid, isWhole }) => uid && h(Go, { view: { view: "stu
 /** A sentence, with its code leading to the entry that explains it. */
 export const Reason = ({ job, ...props }) =>
   job.reason
-    ? h(C.Box, { color: job.status === "failed" ? "fg.error" : "fg.muted", fontSize: "sm", overflowWrap: "anywhere", ...props },
+    ? h(C.Box, { color: job.status === "failed" ? WRONG : "fg.muted", fontSize: "sm", overflowWrap: "anywhere", ...props },
         job.reason, " ",
         h(ReasonCode, { code: job.reason_code, url: job.troubleshooting_url }))
     : null;
@@ -35,7 +35,7 @@ export const Done = ({ job }) => {
     h(Progress, { done: job.instances_done, failed: job.instances_failed, total: job.instances_total }),
     h(C.Text, { color: "fg.muted", fontSize: "xs", whiteSpace: "nowrap" },
       isPartial ? `${formatSize(job.bytes_done)} of ${formatSize(job.bytes_total)}` : formatSize(job.bytes_total),
-      job.instances_failed > 0 && h(C.Text, { as: "span", color: "fg.error" }, ` · ${formatCount(job.instances_failed)} not stored`)));
+      job.instances_failed > 0 && h(C.Text, { as: "span", color: WRONG }, ` · ${formatCount(job.instances_failed)} not stored`)));
 };
 
 /** When something happened to it last, or will happen next. */

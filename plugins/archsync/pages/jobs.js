@@ -7,9 +7,10 @@ import { FilterBar, filterOf, StatusChips } from "./job_filters.js";
 import { About, Done, JobLink, When } from "./job_parts.js";
 import { useLive } from "./live.js";
 import { useRoute } from "./route.js";
-import { formatCount, formatMoment } from "./words.js";
+import { count, formatCount, formatMoment } from "./words.js";
 
 const EVERY_MS = 1500;
+const RARELY_MS = 300000;
 const PAGE_SIZE = 50;
 
 /** Tell a screen reader, once in a while, what changed in the list that the eye sees move. */
@@ -54,7 +55,8 @@ const Tick = ({ label, checked, onChange }) =>
 const StatusCell = ({ job }) =>
   h(C.Box, null,
     h(StatusPill, { status: job.status }),
-    h(C.Stack, { display: { base: "flex", lg: "none" }, gap: 1, mt: 1 }, h(C.Text, { fontSize: "sm" }, job.destination), h(Done, { job }), h(When, { job })));
+    h(C.Stack, { display: { base: "flex", lg: "none" }, gap: 1, mt: 1 }, h(C.Text, { fontSize: "sm" }, job.destination), h(Done, { job }), h(When, { job })),
+    job.attempts > 0 && h(C.Text, { color: "fg.muted", display: { base: "block", xl: "none" }, fontSize: "xs", mt: 1 }, count(job.attempts, "try", "tries")));
 
 export const Jobs = () => {
   const route = useRoute();
@@ -65,7 +67,7 @@ export const Jobs = () => {
 
   const live = useLive("jobs", { ...filter, cursor: route.one("cursor"), limit: PAGE_SIZE }, EVERY_MS);
   const counts = useLive("jobs/counts", withoutStatus, 2 * EVERY_MS);
-  const known = useLive("filters");
+  const known = useLive("filters", {}, RARELY_MS);
   useNews(live.isFresh ? live.data?.items : undefined, filterKey);
 
   const [ticked, setTicked] = useState(new Set());

@@ -58,11 +58,17 @@ const STATUSES = {
 export const STATUS_NAMES = Object.keys(STATUSES);
 export const statusPalette = (status) => STATUSES[status]?.palette ?? "none";
 
+// Airflow's own shades of these are too light for small white letters.
+const DARKER = { running: "cyan.700", up_for_retry: "yellow.700" };
+
+/** The colour of words about what went wrong; Airflow's `fg.error` is too light for small ones on white. */
+export const WRONG = { base: "red.700", _dark: "fg.error" };
+
 /** A pill like Airflow's own for states. */
 export const Pill = ({ palette, icon, children, ...props }) =>
   h(
     C.Badge,
-    { borderRadius: "full", color: `${palette}.contrast`, colorPalette: palette, fontSize: "sm", gap: 1, px: 2, py: 1,
+    { bg: DARKER[palette], borderRadius: "full", color: `${palette}.contrast`, colorPalette: palette, fontSize: "sm", gap: 1, px: 2, py: 1,
       variant: "solid", whiteSpace: "nowrap", ...props },
     icon && h(Icon, { name: icon }),
     children,
@@ -108,7 +114,7 @@ export const Nothing = ({ title, children, icon = "info" }) =>
 export const Note = ({ tone = "info", title, children, actions, ...props }) =>
   h(C.Alert.Root, { status: tone, alignItems: "flex-start", ...props },
     h(C.Alert.Indicator),
-    h(C.Alert.Content, { minW: 0 },
+    h(C.Alert.Content, { css: { "& a": { color: "inherit", textDecoration: "underline" } }, minW: 0 },
       title && h(C.Alert.Title, null, title),
       children && h(C.Alert.Description, { as: "div", overflowWrap: "anywhere" }, children)),
     actions);

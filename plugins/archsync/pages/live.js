@@ -3,7 +3,7 @@
 import { useCallback, useEffect, useRef, useState } from "./kit.js";
 import { address, get } from "./api.js";
 
-const SLOWEST_MS = 15000;
+const SLOWEST_MS = 15000; // of asking again while there is trouble
 
 /**
  * Fetch `path` with `query`, and again every `everyMs` while the tab is visible; 0: once. `path` null: not at all.
@@ -40,7 +40,7 @@ export const useLive = (path, query = {}, everyMs = 0) => {
         isAskedAgain = false;
         return void ask();
       }
-      if (everyMs && !document.hidden && !abort.signal.aborted) timer = setTimeout(ask, Math.min(everyMs * 2 ** failures, SLOWEST_MS));
+      if (everyMs && !document.hidden && !abort.signal.aborted) timer = setTimeout(ask, failures ? Math.min(everyMs * 2 ** failures, SLOWEST_MS) : everyMs);
     };
     const onVisibility = () => (document.hidden ? clearTimeout(timer) : everyMs && ask());
 

@@ -63,7 +63,7 @@ const App = () => {
   const rights = useMemo(() => ({ user: me.data?.user, may: (right) => Boolean(me.data?.rights.includes(right)) }), [me.data]);
   const View = VIEWS[view];
   return h(Rights.Provider, { value: rights },
-    h(C.Box, { h: "full", minH: 0, overflowY: "auto", px: 3, py: 2 },
+    h(C.Box, { id: "archsync", h: "full", minH: 0, overflowY: "auto", px: 3, py: 2 },
       h(Tabs, { view }),
       me.data && (View ? h(View, { key: view }) : h(Note, { title: "There is no such page" }, "The address names a view that Archive Sync does not have.")),
       !me.data && (me.problem ? h(Trouble, { problem: me.problem, onRetry: me.refresh }) : h(Loading, { what: "Archive Sync" })),

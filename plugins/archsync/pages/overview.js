@@ -1,6 +1,6 @@
 /* How it goes as a whole: outages first, then what was done, and what is left to do. */
 
-import { Age, C, Go, h, Note, Nothing, ReasonCode, Rows, Section, StatusPill, STATUS_NAMES, Whole } from "./kit.js";
+import { Age, C, Go, h, Note, Nothing, ReasonCode, Rows, Section, STATUS_NAMES, StatusPill, Whole, WRONG } from "./kit.js";
 import { Bar, Chart } from "./charts.js";
 import { useLive } from "./live.js";
 import { count, formatCount, formatMoment } from "./words.js";
@@ -23,7 +23,8 @@ export const Totals = ({ totals }) =>
 
 const atLeast = (row, n) => `${formatCount(n)}${row.is_capped ? "+" : ""}`;
 
-const Hours = ({ rows }) => {
+/** How many jobs ended in each of the last hours, as a chart. */
+export const Hours = ({ rows }) => {
   const statuses = STATUS_NAMES.filter((status) => rows.some((row) => row.counts[status]));
   const all = rows.flatMap((row) => Object.values(row.counts)).reduce((a, b) => a + b, 0);
   if (all === 0) return h(Section, { title: "Jobs that ended, per hour" }, h(Nothing, { title: "No job ended in the last two days" }));
@@ -42,7 +43,7 @@ const Backlog = ({ backlog }) => {
       { title: "Age of the oldest that waits", cell: (row) => h(Bar, { share: age(row) / oldest, palette: "up_for_retry" }, row.oldest_waiting_at ? h(Age, { at: row.oldest_waiting_at, as: "span" }) : row.waiting ? "all under way" : "nothing to do"), props: { w: "40%" } },
       { title: "Waiting", cell: (row) => h(Go, { view: { view: "jobs", destination: row.destination, status: ["waiting", "ready", "retrying"] } }, atLeast(row, row.waiting)), props: { textAlign: "end" } },
       { title: "Running", cell: (row) => atLeast(row, row.running), props: { textAlign: "end" }, from: "md" },
-      { title: "Failed", cell: (row) => (row.failed ? h(Go, { view: { view: "jobs", destination: row.destination, status: "failed" }, color: "fg.error" }, atLeast(row, row.failed)) : "0"), props: { textAlign: "end" } },
+      { title: "Failed", cell: (row) => (row.failed ? h(Go, { view: { view: "jobs", destination: row.destination, status: "failed" }, color: WRONG }, atLeast(row, row.failed)) : "0"), props: { textAlign: "end" } },
     ] }));
 };
 
@@ -62,10 +63,12 @@ export const Overview = () => {
 export const Summary = ({ overview }) => {
   const failed = overview.backlog.reduce((sum, row) => sum + row.failed, 0);
   const waiting = overview.backlog.reduce((sum, row) => sum + row.waiting, 0);
+  const oldest = overview.backlog.map((row) => row.oldest_waiting_at).filter(Boolean).sort()[0];
   return h(C.Stack, { gap: 3 },
     h(Outages, { outages: overview.outages }),
     h(C.HStack, { fontSize: "sm", gap: 6, wrap: "wrap" },
       h(Go, { view: { view: "jobs", status: ["waiting", "ready", "retrying"] } }, `${count(waiting, "job")} to do`),
-      h(Go, { view: { view: "jobs", status: "failed" }, color: failed ? "fg.error" : "fg.info" }, `${count(failed, "job")} failed`),
+      oldest && h(C.Text, { as: "span", color: "fg.muted" }, "the oldest made ", h(Age, { at: oldest, as: "span" })),
+      h(Go, { view: { view: "jobs", status: "failed" }, color: failed ? WRONG : "fg.info" }, `${count(failed, "job")} failed`),
       h(Go, { view: { view: "overview" } }, "Overview")));
 };

@@ -1,6 +1,6 @@
 /* One setting as a form field: its meaning, default, unit and example come from the server's own table. */
 
-import { C, h } from "./kit.js";
+import { C, h, WRONG } from "./kit.js";
 import { words } from "./words.js";
 
 const say = (value) => (value === true ? "on" : value === false ? "off" : Array.isArray(value) ? value.join(", ") : String(value));
@@ -30,7 +30,7 @@ export const SettingField = ({ field, value, problem, onChange, onBlur, disabled
   return h(C.Field.Root, { "data-setting": field.name, disabled, invalid: Boolean(problem), required: field.required },
     h(C.Field.Label, null, field.label ?? words(field.name), h(C.Field.RequiredIndicator)),
     h(Control, { field, value, onChange, onBlur, disabled }),
-    h(C.Field.ErrorText, { alignItems: "flex-start" }, problem),
+    h(C.Field.ErrorText, { alignItems: "flex-start", color: WRONG }, problem),
     h(C.Field.HelperText, null, field.meaning, hasDefault && ` Default: ${say(field.default)}${field.unit ? ` ${field.unit}` : ""}.`,
       field.type === "list" && " Several are separated by commas.", lockedBy && h(C.Text, { as: "span", color: "fg.warning" }, ` ${lockedBy}`)));
 };

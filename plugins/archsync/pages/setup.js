@@ -69,8 +69,9 @@ export const SetUp = () => {
   return h(C.Box, { mb: 8 },
     h(C.Heading, { as: "h1", size: "md", mb: 4 }, "Set up an archive in three steps"),
     h(C.Steps.Root, { colorPalette: "brand", count: STEPS.length, linear: false, mb: 6, size: "sm", step: step - 1 },
-      h(C.Steps.List, { "aria-label": "Steps" }, STEPS.map((title, i) =>
-        h(C.Steps.Item, { key: title, index: i, title },
+      // Chakra takes them for tabs; nothing is to be pressed here.
+      h(C.Steps.List, { "aria-label": "Steps", "aria-orientation": null, "aria-owns": null, role: "list" }, STEPS.map((title, i) =>
+        h(C.Steps.Item, { key: title, index: i, role: "listitem", title },
           h(C.Box, { "aria-current": i + 1 === step ? "step" : undefined, display: "flex", alignItems: "center", gap: 2 },
             h(C.Steps.Indicator),
             h(C.Steps.Title, { fontSize: "sm" }, title)),

@@ -1,6 +1,6 @@
 /* One study: what the platform says, what each archive holds, and what can be done. */
 
-import { C, Code, Facts, Go, h, Icon, Loading, Moment, Note, Nothing, Pager, Pill, Rows, Section, StatusPill, toast, toastProblem, Trouble, useEffect, useRights, useState, Whole } from "./kit.js";
+import { C, Code, Facts, Go, h, Icon, Loading, Moment, Note, Nothing, Pager, Pill, Rows, Section, StatusPill, toast, toastProblem, Trouble, useEffect, useRights, useState, Whole, WRONG } from "./kit.js";
 import { post } from "./api.js";
 import { About, Done, JobLink, StudyLink, When } from "./job_parts.js";
 import { useBusy, useLive } from "./live.js";
@@ -23,7 +23,7 @@ const Find = ({ onFound }) => {
     h(C.Flex, { as: "form", gap: 2, maxW: "46rem", role: "search", onSubmit: (event) => { event.preventDefault(); if (text.trim()) search(); } },
       h(C.Input, { "aria-label": "Accession number or Study Instance UID", autoComplete: "off", onChange: (e) => setText(e.target.value), placeholder: "Accession number or Study Instance UID", size: "sm", value: text }),
       h(C.Button, { colorPalette: "brand", loading: isBusy, size: "sm", type: "submit" }, h(Icon, { name: "search" }), "Find")),
-    found?.length === 0 && h(C.Text, { color: "fg.error", fontSize: "sm", mt: 1, role: "alert" }, "No study has this accession number or Study Instance UID."),
+    found?.length === 0 && h(C.Text, { color: WRONG, fontSize: "sm", mt: 1, role: "alert" }, "No study has this accession number or Study Instance UID."),
     found?.length > 1 && h(C.Stack, { gap: 1, mt: 2 }, found.map((study) =>
       h(Go, { key: study.study_instance_uid, fontSize: "sm", view: { view: "studies", study: study.study_instance_uid } }, study.label ?? study.study_instance_uid))));
 };

@@ -2,7 +2,7 @@
 
 import { C, Go, h } from "./kit.js";
 import { useLive } from "./live.js";
-import { Summary } from "./overview.js";
+import { Hours, Summary } from "./overview.js";
 
 const Tile = () => {
   const live = useLive("overview", {}, 10000);
@@ -10,7 +10,8 @@ const Tile = () => {
   if (!live.data) return null;
   return h(C.Box, { as: "section", "aria-label": "Archive Sync", order: 3, borderWidth: 1, borderRadius: "md", p: 4 },
     h(C.Heading, { as: "h2", size: "md", mb: 3 }, h(Go, { view: { view: "jobs" }, color: "fg" }, "Archive Sync")),
-    h(Summary, { overview: live.data }));
+    h(Summary, { overview: live.data }),
+    h(Hours, { rows: live.data.jobs_per_hour }));
 };
 
 globalThis["Archive Sync tile"] = Tile;
