@@ -216,9 +216,13 @@ class SimulatedArchive:
         self._server.server_close()
         self._thread.join()
         associations = self._entity.active_associations
+        established = [association for association in associations if association.is_established]
         for association in associations:
-            association.abort()
-        for association in associations:
+            if association in established:
+                association.abort()
+            else:
+                association.kill()
+        for association in established:  # others store nothing, and wait for half a minute for somebody to ask
             association.join(timeout=10)  # what it was storing is in the folder, or never will be
         self._server = None
         self._entity = None
