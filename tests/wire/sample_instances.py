@@ -78,9 +78,7 @@ def random_instances(folder: Path, count: int) -> dict[str, OutgoingInstance]:
     return found
 
 
-def random_data_set(
-    dice: random.Random, depth: int = 0, *, groups: tuple[int, ...] = PUBLIC_AND_PRIVATE
-) -> Dataset:
+def random_data_set(dice: random.Random, depth: int = 0, *, groups: tuple[int, ...] = PUBLIC_AND_PRIVATE) -> Dataset:
     """Texts, numbers, nested sequences of both kinds of length, private elements."""
     data_set = Dataset()
     for _ in range(dice.randrange(1, 12)):
