@@ -83,12 +83,12 @@ class Visitor:
         """By how much the page is wider than its window."""
         return self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 
-    def barriers(self) -> list[str]:
+    def barriers(self, within: str = "#archsync") -> list[str]:
         """What axe-core finds on our part of the page that keeps people from using it (WCAG 2.1, A and AA)."""
         from axe_playwright_python.sync_playwright import Axe
 
         rules = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
-        found = Axe().run(self.page, context="#archsync", options=rules).response["violations"]
+        found = Axe().run(self.page, context=within, options=rules).response["violations"]
         return [f"{v['id']} at {node['target'][0]}: {node['failureSummary']}" for v in found for node in v["nodes"]]
 
 

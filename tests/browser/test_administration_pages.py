@@ -54,6 +54,7 @@ def test_a_wrong_ae_title_is_diagnosed_mended_and_the_destination_set_up_in_thre
     expect(result.locator("[data-step='association']")).to_contain_text("What to do:")
     result.scroll_into_view_if_needed()
     visitor.picture("set-up-2-wrong-ae-title")
+    assert visitor.barriers() == []
     fill("called_ae_title", "VNA2")
     page.get_by_role("button", name="Test", exact=True).click()
     expect(result).to_contain_text("The archive takes us")
@@ -133,6 +134,7 @@ def test_a_study_shows_what_its_archive_holds_and_can_be_held_and_released(stack
     page.get_by_role("button", name="Plan now …").click()
     expect(page.get_by_role("dialog")).to_contain_text("vna1")
     visitor.picture("study-plan")
+    assert visitor.barriers("[role='dialog']") == []
     page.get_by_role("dialog").get_by_role("button", name="Plan now").click()
     expect(page.get_by_text(re.compile("^Planned: ")).first).to_be_visible()
     page.get_by_role("button", name="Push again …").click()
@@ -175,6 +177,7 @@ def test_what_facts_are_tied_to_changes_with_a_reason_only_that_is_recorded(stac
         expect(page.get_by_role("button", name="Save")).to_be_disabled()
         why.fill(reason)
         visitor.picture("destination-locked")
+        assert visitor.barriers() == []
         page.get_by_role("button", name="Save").click()
         expect(page.get_by_text("All saved")).to_be_visible()
     with stack.ledger() as ledger:
@@ -266,6 +269,7 @@ def test_a_change_after_archiving_shows_its_steps_the_note_and_the_message_with_
     page.get_by_role("button", name="Mask again").click()
     expect(text).not_to_contain_text("CHANGED-1")
     visitor.picture("job-adt")
+    assert visitor.barriers() == []
     with stack.ledger() as ledger:
         audited = ledger.fetch_one("select actor, subject from audit_event where action = 'job.show-phi'")
     assert audited == {"actor": "op", "subject": f"job {message.job_id}"}

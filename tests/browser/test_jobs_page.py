@@ -70,12 +70,17 @@ def test_a_failed_job_says_why_and_succeeds_after_what_was_wrong_is_mended(stack
     row = visitor.row(job.job_id)
     expect(row).to_contain_text(job.reason)
     expect(row.get_by_role("link", name=f"What to do about {job.reason_code}")).to_be_visible()
+    expect(page.locator("[aria-busy='true']")).to_have_count(0)
     visitor.picture("jobs-failed")
     row.get_by_role("link", name=f"Job {job.job_id}").click()
     reason = page.get_by_test_id("reason")
     expect(reason).to_contain_text(job.reason)
     expect(reason).to_contain_text("What to do:")
     expect(page.get_by_text(re.compile(r"Attempt \d+: failed"))).to_be_visible()
+    page.get_by_role("button", name=re.compile("^Show .+ instances?$")).click()
+    instances = page.get_by_role("table", name="Instances", exact=True).locator("tbody tr")
+    expect(instances).to_have_count(job.instances_total)
+    expect(instances.first).to_contain_text("failed")
     visitor.picture("job-failed")
     stack.archives["vna1"].behave(None)
     page.get_by_role("button", name="Retry").click()
@@ -231,6 +236,7 @@ def test_waiting_jobs_are_moved_to_the_front_and_a_selection_is_cancelled_with_a
     expect(dialog.get_by_role("button", name="Cancel 2 jobs")).to_be_disabled()
     dialog.get_by_role("textbox").fill("read elsewhere")
     visitor.picture("selection-cancel")
+    assert visitor.barriers("[role='alertdialog']") == []
     dialog.get_by_role("button", name="Cancel 2 jobs").click()
     for job in others:
         expect(visitor.row(job.job_id)).to_have_count(0)
@@ -366,5 +372,6 @@ def test_the_dashboard_has_a_tile_that_leads_to_the_jobs(stack, visit) -> None:
     tile = visitor.page.get_by_role("region", name="Archive Sync")
     expect(tile.get_by_role("link", name=re.compile("to do"))).to_be_visible()
     visitor.picture("dashboard")
+    assert visitor.barriers("section[aria-label='Archive Sync']") == []
     tile.get_by_role("link", name="Archive Sync").click()
     expect(visitor.page).to_have_url(re.compile("/plugin/archsync"))

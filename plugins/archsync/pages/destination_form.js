@@ -39,11 +39,17 @@ const useForm = (schema, saved, name) => {
     setLocked(answer.locked);
     return answer.fields;
   };
+  const isAsSaved = Boolean(name) && Object.keys(changed).length === 0;
   useEffect(() => {
+    if (isAsSaved) {
+      setProblems({});
+      setLocked({});
+      return undefined;
+    }
     // What a check that can't be made would have said, saving says.
     const timer = setTimeout(() => check().catch(() => {}), CHECK_AFTER_MS);
     return () => clearTimeout(timer);
-  }, [settingsKey, name]);
+  }, [settingsKey, name, isAsSaved]);
 
   // What was saved meanwhile shows, unless somebody is changing that very field.
   const lastSaved = useRef(saved);
