@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,7 @@ def define(monkeypatch):
 def content(location: str) -> bytes:
     path, descriptor, _ = open_image(location, sop_instance_uid=UID)
     try:
-        return path.read_bytes()
+        return Path(path).read_bytes()
     finally:
         os.close(descriptor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -67,7 +68,7 @@ LOCATION = "flaky://bucket/DOE^JANE/1.dcm"
 
 def test_an_object_is_copied_to_the_byte(files):
     path, descriptor, _ = open_image(LOCATION, sop_instance_uid=UID)
-    assert path.read_bytes() == BIG
+    assert Path(path).read_bytes() == BIG
     os.close(descriptor)
     assert image_size_bytes(LOCATION, sop_instance_uid=UID) == len(BIG)
 
@@ -85,7 +86,7 @@ def test_schemes_without_a_file_system_are_not_readable(files):
 def test_a_store_that_fails_for_a_while_is_asked_again(files, failure):
     files.failures = [failure] * 3
     path, descriptor, _ = open_image(LOCATION, sop_instance_uid=UID)
-    assert path.read_bytes() == BIG
+    assert Path(path).read_bytes() == BIG
     os.close(descriptor)
 
 

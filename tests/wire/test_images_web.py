@@ -64,9 +64,9 @@ def read(location: str) -> bytes:
     before = open_copies()
     path, descriptor, _ = open_image(location, sop_instance_uid=UID)
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
         assert os.pread(descriptor, len(content) + 1, 0) == content
-        assert path.stat().st_size == len(content)
+        assert Path(path).stat().st_size == len(content)
     finally:
         os.close(descriptor)
     assert open_copies() == before

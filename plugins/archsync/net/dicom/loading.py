@@ -8,9 +8,8 @@ made when their turn comes.
 from __future__ import annotations
 
 import os
-import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from archsync.core.contexts import FALLBACK_SYNTAXES
 from archsync.errors import InvalidInput
@@ -23,8 +22,6 @@ from archsync.net.dicom.reencoder import Reencoder, ReencodingFailed, not_reenco
 from archsync.net.remote.ahead import ImagesAhead
 
 CHANGED_CODE = "file-changed"
-_FRESH_S = 0.05
-"""A file is not looked at again so soon; after its instance was sent it always is."""
 
 
 @dataclass(slots=True)
@@ -35,17 +32,11 @@ class Loaded:
     transfer_syntax_uid: str
     size_bytes: int
     notes: tuple[str, ...] = ()
-    loaded_at: float = field(default_factory=time.monotonic)
 
     @property
     def is_reencoded(self) -> bool:
         """True if it goes out in another transfer syntax than the file's."""
         return self.transfer_syntax_uid != self.facts.transfer_syntax_uid
-
-    @property
-    def is_current(self) -> bool:
-        """False if the file is known to have changed since."""
-        return time.monotonic() - self.loaded_at < _FRESH_S or self.facts.is_unchanged
 
 
 class Loader:

@@ -66,7 +66,7 @@ class Sender:
                         return
                     self._open_next()
                     continue
-                if self._peer.window > 1 and self._loaded is not None and self._loaded.is_current:
+                if self._peer.window > 1 and self._loaded is not None and self._loaded.facts.is_unchanged:
                     yield from self._send_with_others(current, self._loaded)
                     continue
                 try:
@@ -120,7 +120,7 @@ class Sender:
 
     def _store(self, current: OpenInstance) -> StoreOutcome:
         """Send one instance in the best form the peer takes, then open the next, then take the answer."""
-        if (loaded := self._loaded) is not None and loaded.is_current:
+        if (loaded := self._loaded) is not None and loaded.facts.is_unchanged:
             return self._exchange(current, loaded)
         with ExitStack() as until_answered:
             try:
