@@ -189,9 +189,3 @@ def test_a_paused_dag_is_remembered(ledger, destination):
     assert destinations.health(ledger)[destination.destination_id, DagKind.ARCHIVE].is_suspended
     destinations.set_suspended(ledger, destination.destination_id, DagKind.ARCHIVE, False)
     assert not destinations.health(ledger)[destination.destination_id, DagKind.ARCHIVE].is_suspended
-
-
-def test_who_did_what_is_recorded(ledger, sql):
-    destinations.audit(ledger, actor="admin", action="job.cancel", subject="job 1", detail="why")
-
-    assert sql("select actor, action, subject, detail from audit_event") == [("admin", "job.cancel", "job 1", "why")]

@@ -33,7 +33,7 @@ class Right(StrEnum):
     OPERATE = "operate"
     """Retry, cancel, move to the front, hold, plan, push: who may change DAG runs."""
     CONFIGURE = "configure"
-    """Make and change destinations and gateways: who may change connections."""
+    """Make and change destinations and gateways, read the audit trail: who may change connections."""
     PATIENT_DATA = "patient_data"
     """See patients: who may read connections, and so could open the platform's database."""
 

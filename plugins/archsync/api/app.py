@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from archsync.api import (
+    audit,
     destinations,
     finding,
     gateways,
@@ -37,6 +38,7 @@ ROUTERS = (
     studies.router,
     holds.router,
     overview.router,
+    audit.router,
 )
 
 _DOC = """Everything the pages of archsync do. Authenticate as for Airflow's own API: the cookie of a browser that is

@@ -14,6 +14,7 @@ _TITLES = {
     "studies": "Studies",
     "holds": "Holds",
     "overview": "Overview",
+    "audit": "Audit",
 }
 
 

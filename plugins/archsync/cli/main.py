@@ -29,6 +29,7 @@ COMMANDS = {
     "push": ("archsync.cli.push", "Send a study to archives now, whatever their triggers say."),
     "held": ("archsync.cli.held", "Say what an archive holds."),
     "hold": ("archsync.cli.hold", "Hold studies back, and release them."),
+    "audit": ("archsync.cli.audit", "The audit trail: who did what, and who looked at a patient."),
     "pools": ("archsync.cli.pools", "Airflow's pools, which bound what runs at the same time."),
     "simulate": ("archsync.cli.simulate", "A platform and an archive to try things with."),
 }

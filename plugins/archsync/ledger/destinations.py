@@ -277,11 +277,6 @@ def update_gateway(ledger: Ledger, gateway: Gateway) -> None:
     ledger.execute(SQL["update_gateway"], parameters)
 
 
-def audit(ledger: Ledger, *, actor: str, action: str, subject: str, detail: str = "") -> None:
-    """Record who did what."""
-    ledger.execute(SQL["audit"], {"actor": actor, "action": action, "subject": subject, "detail": detail})
-
-
 def look_again(ledger: Ledger, destination_id: int, at: datetime, kinds: Iterable[DagKind] = tuple(DagKind)) -> None:
     """Have the dispatcher leave a destination's jobs alone until ``at``; a moment that has passed opens them."""
     ledger.execute(

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from archsync.core.adt import AdtEndpoint
 from archsync.core.adt_statement import Statement, find_statement
+from archsync.core.audit import AuditAction
 from archsync.core.identifiers import WAIT_FOR_IDENTIFIERS, check_ends_alone, job_before_message
 from archsync.core.identity import HeldPatient
 from archsync.core.job import AdtChange, JobStatus, JobType, KnownJob, WaitReason
@@ -27,7 +28,7 @@ from archsync.errors import (
     PeerRefused,
     PeerUnavailable,
 )
-from archsync.ledger import adt_messages, destinations, jobs, patients, plan_queue, planned_jobs
+from archsync.ledger import adt_messages, audit, jobs, patients, plan_queue, planned_jobs
 from archsync.ledger.adt_messages import AdtMessage
 from archsync.ledger.database import Ledger
 from archsync.messages.adt import build_a08, build_a40, control_id, validate
@@ -409,8 +410,12 @@ def describe(ledger: Ledger, job_id: int, *, phi: bool = False, actor: str | Non
     """
     found = adt_messages.of_job(ledger, job_id)
     if phi and found:
-        destinations.audit(
-            ledger, actor=actor or "unknown", action="job.show-phi", subject=f"job {job_id}", detail="ADT message"
+        audit.record(
+            ledger,
+            actor=actor or "unknown",
+            action=AuditAction.JOB_SHOW_PHI,
+            subject=f"job {job_id}",
+            detail="ADT message",
         )
     return [
         DescribedMessage(

@@ -11,13 +11,14 @@ from dataclasses import MISSING, dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from archsync.core.audit import AuditAction
 from archsync.core.destination import Destination
 from archsync.core.naming import PEERS, DagKind
 from archsync.core.settings import as_one, check_settings, format_value, parse_settings, setting_fields, wrong_setting
 from archsync.core.study import Facility
 from archsync.errors import ConfigurationError
+from archsync.ledger import audit, plan_queue
 from archsync.ledger import destinations as store
-from archsync.ledger import plan_queue
 from archsync.ledger.database import Ledger
 from archsync.ledger.destinations import Forgotten
 from archsync.messages.hl7_ack import parse_ack_overrides
@@ -292,7 +293,7 @@ def create(ledger: Ledger, facilities: KnownFacilities, values: Mapping[str, Any
         raise as_one(problems)
     with ledger.transaction():
         made = store.insert(ledger, wanted)
-        _record(ledger, actor, "destination.create", made, _as_text(differences(None, made)))
+        _record(ledger, actor, AuditAction.DESTINATION_CREATE, made, _as_text(differences(None, made)))
         plan_queue.reset_watermark(ledger)
         store.notify_work(ledger)
     return made
@@ -336,15 +337,15 @@ def change(
                 identity_problem(current, tied),
                 code="identity-locked",
                 fields=dict.fromkeys(tied, "is locked"),
-                next_step="If the same archive moved, repeat with --override-lock REASON; for another one make a new"
-                " destination.",
+                next_step="If the same archive moved, repeat with a reason (on the command line: --override-lock"
+                " REASON); for another one make a new destination.",
             )
         store.update(ledger, wanted)
         if tied:
             detail = f"{_as_text(changes)}; lock overridden: {override_reason}"
-            _record(ledger, actor, "destination.override", wanted, detail)
+            _record(ledger, actor, AuditAction.DESTINATION_OVERRIDE, wanted, detail)
         else:
-            _record(ledger, actor, "destination.set", wanted, _as_text(changes))
+            _record(ledger, actor, AuditAction.DESTINATION_SET, wanted, _as_text(changes))
         if changed & DECIDES_WHAT_IS_DUE:
             plan_queue.reset_watermark(ledger)
         for peer, known_health in health.items():
@@ -378,13 +379,13 @@ def delete(ledger: Ledger, name: str, *, actor: str, override_reason: str | None
                 f"{name} {what}, and the ledger would forget them",
                 code="destination-in-use",
                 next_step=f"`archsync destination disable {name}` stops it and keeps what is known;"
-                " to delete it all the same, repeat with --override-lock REASON.",
+                " to delete it all the same, repeat with a reason (on the command line: --override-lock REASON).",
             )
         forgotten = store.delete(ledger, _id(found))
         detail = f"{forgotten.studies} archived studies and {forgotten.jobs} jobs forgotten"
         if override_reason:
             detail += f"; lock overridden: {override_reason}"
-        _record(ledger, actor, "destination.delete", found, detail)
+        _record(ledger, actor, AuditAction.DESTINATION_DELETE, found, detail)
     return forgotten
 
 
@@ -392,8 +393,8 @@ def _as_text(changes: Sequence[SettingChange]) -> str:
     return "; ".join(map(str, changes))
 
 
-def _record(ledger: Ledger, actor: str, action: str, destination: Destination, detail: str) -> None:
-    store.audit(ledger, actor=actor, action=action, subject=f"destination {destination.name}", detail=detail)
+def _record(ledger: Ledger, actor: str, action: AuditAction, destination: Destination, detail: str) -> None:
+    audit.record(ledger, actor=actor, action=action, subject=f"destination {destination.name}", detail=detail)
 
 
 def _id(destination: Destination) -> int:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from archsync.core.audit import AuditAction
 from archsync.core.destination import check_name
 from archsync.core.settings import parse_settings, setting
 from archsync.errors import ConfigurationError
+from archsync.ledger import audit
 from archsync.ledger import destinations as store
 from archsync.ledger.database import Ledger
 from archsync.ledger.destinations import Gateway
@@ -69,8 +71,7 @@ def create(ledger: Ledger, facilities: KnownFacilities, values: Mapping[str, Any
         )
     with ledger.transaction():
         store.insert_gateway(ledger, gateway)
-        detail = f"facility group {gateway.facility_group}, queue {gateway.queue}"
-        store.audit(ledger, actor=actor, action="gateway.create", subject=f"gateway {gateway.name}", detail=detail)
+        _record(ledger, actor, AuditAction.GATEWAY_CREATE, gateway)
     return gateway
 
 
@@ -78,5 +79,9 @@ def change(ledger: Ledger, gateway: Gateway, *, actor: str) -> None:
     """Give an existing gateway another facility group or queue and record who did; its name tells which."""
     with ledger.transaction():
         store.update_gateway(ledger, gateway)
-        detail = f"facility group {gateway.facility_group}, queue {gateway.queue}"
-        store.audit(ledger, actor=actor, action="gateway.set", subject=f"gateway {gateway.name}", detail=detail)
+        _record(ledger, actor, AuditAction.GATEWAY_SET, gateway)
+
+
+def _record(ledger: Ledger, actor: str, action: AuditAction, gateway: Gateway) -> None:
+    detail = f"facility group {gateway.facility_group}, queue {gateway.queue}"
+    audit.record(ledger, actor=actor, action=action, subject=f"gateway {gateway.name}", detail=detail)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from archsync.core.audit import AuditAction
 from archsync.core.settings import wrong_setting
-from archsync.ledger import destinations, holds, plan_queue
+from archsync.ledger import audit, holds, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.ledger.holds import StudyHold
 from archsync.platformdb.reader import Platform
@@ -28,8 +29,8 @@ def add(platform: Platform, ledger: Ledger, *, study_instance_uid: str, actor: s
             ledger, study_key=study_key, study_instance_uid=study_instance_uid, held_by=actor, reason=reason
         )
         if is_new:
-            destinations.audit(
-                ledger, actor=actor, action="hold.add", subject=f"study {study_instance_uid}", detail=reason
+            audit.record(
+                ledger, actor=actor, action=AuditAction.HOLD_ADD, subject=f"study {study_instance_uid}", detail=reason
             )
             plan_queue.queue(ledger, [study_key])
     return is_new
@@ -44,7 +45,7 @@ def remove(ledger: Ledger, *, study_instance_uid: str, actor: str) -> bool:
         held = holds.of_study(ledger, study_instance_uid)
         for hold in held:
             holds.remove(ledger, hold.study_key)
-            destinations.audit(ledger, actor=actor, action="hold.remove", subject=f"study {study_instance_uid}")
+            audit.record(ledger, actor=actor, action=AuditAction.HOLD_REMOVE, subject=f"study {study_instance_uid}")
         plan_queue.queue(ledger, [hold.study_key for hold in held])
     return bool(held)
 

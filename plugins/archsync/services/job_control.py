@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
+from archsync.core.audit import AuditAction
 from archsync.core.job import Job, JobStatus, JobType, WaitReason
 from archsync.errors import InvalidInput
-from archsync.ledger import destinations, jobs, planned_jobs
+from archsync.ledger import audit, jobs, planned_jobs
 from archsync.ledger.database import Ledger
 from archsync.services.taking import look_again
 
@@ -51,7 +52,7 @@ def retry(ledger: Ledger, job_id: int, *, actor: str, now: datetime) -> Job:
                 reset_attempts=True,
                 decided_by=actor,
             )
-        destinations.audit(ledger, actor=actor, action="job.retry", subject=f"job {job_id}")
+        audit.record(ledger, actor=actor, action=AuditAction.JOB_RETRY, subject=f"job {job_id}")
     return jobs.get(ledger, job_id)
 
 
@@ -113,7 +114,7 @@ def cancel(ledger: Ledger, job_id: int, *, actor: str, reason: str) -> Job:
                 reason=f"Cancelled: {reason}",
                 decided_by=actor,
             )
-        destinations.audit(ledger, actor=actor, action="job.cancel", subject=f"job {job_id}", detail=reason)
+        audit.record(ledger, actor=actor, action=AuditAction.JOB_CANCEL, subject=f"job {job_id}", detail=reason)
     return jobs.get(ledger, job_id)
 
 
@@ -142,7 +143,7 @@ def move_to_front(ledger: Ledger, job_id: int, *, actor: str, together: Collecti
         if moved:
             others = [other for other in sorted(moved) if other != job_id]
             detail = f"with job {', '.join(map(str, others))}" if others else ""
-            destinations.audit(ledger, actor=actor, action="job.front", subject=f"job {job_id}", detail=detail)
+            audit.record(ledger, actor=actor, action=AuditAction.JOB_FRONT, subject=f"job {job_id}", detail=detail)
     return jobs.get(ledger, job_id)
 
 
@@ -209,8 +210,7 @@ def record_marked(ledger: Ledger, job_id: int, *, as_success: bool, actor: str) 
                 reason="Marked as failed in Airflow.",
                 decided_by=actor,
             )
-        destinations.audit(
-            ledger, actor=actor, action=f"job.marked-{'success' if as_success else 'failed'}", subject=f"job {job_id}"
-        )
+        action = AuditAction.JOB_MARKED_SUCCESS if as_success else AuditAction.JOB_MARKED_FAILED
+        audit.record(ledger, actor=actor, action=action, subject=f"job {job_id}")
     if not as_success:
         look_again(ledger, job)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from archsync.core.audit import AuditAction
 from archsync.core.comparison import HeldInstance
 from archsync.core.destination import Destination
 from archsync.core.planning import Rule, missing_instances, unverified_instances
@@ -13,7 +14,7 @@ from archsync.core.study import Patient, Study
 from archsync.core.withdrawal import find_under_way, rule_against
 from archsync.core.wording import explain_messages
 from archsync.errors import InvalidInput
-from archsync.ledger import destinations, holdings, holds, plan_queue
+from archsync.ledger import audit, destinations, holdings, holds, plan_queue
 from archsync.ledger.database import Ledger
 from archsync.ledger.holds import StudyHold
 from archsync.platformdb.reader import Platform
@@ -206,7 +207,7 @@ def find_patient(platform: Platform, ledger: Ledger, study_instance_uid: str, *,
         )
     study = batch.studies[0]
     subject = f"study {study.study_instance_uid}"
-    destinations.audit(ledger, actor=actor, action="patient.shown", subject=subject)
+    audit.record(ledger, actor=actor, action=AuditAction.PATIENT_SHOWN, subject=subject)
     return study.patient, study
 
 
@@ -221,8 +222,8 @@ def plan_now(
     study_key = find_key(platform, ledger, study_instance_uid)
     report = planner.plan_now(platform, ledger, [study_key], now=now)
     subject = f"study {study_instance_uid}"
-    destinations.audit(
-        ledger, actor=actor, action="study.plan", subject=subject, detail=f"{report.jobs_made} jobs made"
+    audit.record(
+        ledger, actor=actor, action=AuditAction.STUDY_PLAN, subject=subject, detail=f"{report.jobs_made} jobs made"
     )
     return report
 
@@ -277,7 +278,7 @@ def push(
             done = Pushed(name, job_id)
             subject = f"study {study_instance_uid}"
             detail = f"{'all' if again else 'what is missing'}: {done.sentence}"
-            destinations.audit(ledger, actor=actor, action="study.push", subject=subject, detail=detail)
+            audit.record(ledger, actor=actor, action=AuditAction.STUDY_PUSH, subject=subject, detail=detail)
             pushed.append(done)
         # A job that runs has made up its mind what to send; the rest follows it.
         plan_queue.queue(ledger, [study_key])

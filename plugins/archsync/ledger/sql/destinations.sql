@@ -106,7 +106,3 @@ on conflict (name) do nothing returning gateway_id;
 -- name: update_gateway
 -- Give a gateway another facility group or queue.
 update gateway set facility_group = %(facility_group)s, queue = %(queue)s where name = %(name)s;
-
--- name: audit
--- Record who did what.
-insert into audit_event (actor, action, subject, detail) values (%(actor)s, %(action)s, %(subject)s, %(detail)s);
