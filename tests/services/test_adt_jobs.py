@@ -12,9 +12,10 @@ from archsync.core.naming import DagKind
 from archsync.errors import ConfigurationError, InvalidInput
 from archsync.ledger import adt_messages, jobs
 from archsync.ledger.jobs import JobFilter
-from archsync.services import adt, job_control
+from archsync.services import job_control
 from archsync.services.adt_request import request_adt
 from archsync.services.housekeeping import forget_delivered
+from archsync.services.message_view import describe_messages
 from archsync.simulate.adt_receiver import AdtScript, Hangup, Reply
 from archsync.simulate.volumes import DemoPatient, VolumeStudy, write_volume
 
@@ -499,7 +500,7 @@ def test_purging_forgets_what_acknowledged_messages_said_and_keeps_their_marks(w
     assert adt_messages.purge(ward.site.ledger, datetime.now(UTC) + timedelta(hours=1)) == 1
     (message,) = adt_messages.of_job(ward.site.ledger, job_id)
     assert (message.encoded, message.name, message.ack_code) == (None, "", "AA")
-    assert adt.describe(ward.site.ledger, job_id)[0].text is None
+    assert describe_messages(ward.site.ledger, job_id)[0].text is None
 
 
 def give_up(ward, *, reply: Reply) -> int:
@@ -640,13 +641,13 @@ def test_a_message_is_shown_with_the_patient_masked_and_plain_only_with_an_audit
     (job_id,) = ward.plan()
     ward.run(job_id)
     ledger = ward.site.ledger
-    (masked,) = adt.describe(ledger, job_id)
+    (masked,) = describe_messages(ledger, job_id)
     assert "PLANTED" not in masked.text
     assert "Plantedname" not in masked.text
     assert "MRG|***^^^CITYMRN&2.16.840.1.113883.19.11&ISO^MR||||||***^***" in masked.text
     audits = "select actor, subject from audit_event where action = 'job.show-phi'"
     assert ledger.fetch_all(audits) == []
-    (plain,) = adt.describe(ledger, job_id, phi=True, actor="anna")
+    (plain,) = describe_messages(ledger, job_id, phi=True, actor="anna")
     assert "PLANTEDNEW" in plain.text
     assert ledger.fetch_all(audits) == [{"actor": "anna", "subject": f"job {job_id}"}]
 

@@ -23,10 +23,10 @@ from archsync.core.naming import DagKind, dag_kind
 from archsync.ledger.jobs import Attempt, InstanceFailure
 from archsync.messages.store_status import STATUS_TABLE
 from archsync.services import advice
-from archsync.services.adt import DescribedMessage
 from archsync.services.dispatch import ExplainedJob
 from archsync.services.explain import DescribedJob, DescribedNote
 from archsync.services.job_actions import JobAction, may
+from archsync.services.message_view import DescribedMessage
 
 
 def job_out(request: Request, item: ExplainedJob) -> JobOut:

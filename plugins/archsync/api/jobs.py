@@ -33,10 +33,10 @@ from archsync.errors import InvalidInput
 from archsync.ledger import job_pages
 from archsync.ledger import jobs as store
 from archsync.ledger.database import Ledger
-from archsync.services import adt
 from archsync.services.dispatch import explain
 from archsync.services.explain import describe_job
 from archsync.services.job_instances import instances_of
+from archsync.services.message_view import describe_messages
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -153,7 +153,7 @@ def show_message(ledger: LedgerDep, actor: Actor, job_id: JobId, asked: AskForPa
     return UnmaskedMessages(
         messages=[
             UnmaskedMessage(control_id=m.control_id, trigger=m.trigger_event, text=m.text)
-            for m in adt.describe(ledger, job_id, phi=True, actor=actor)
+            for m in describe_messages(ledger, job_id, phi=True, actor=actor)
         ]
     )
 

@@ -12,9 +12,9 @@ from archsync.cli.output import count, moment, plain, size, write_facts, write_t
 from archsync.core.job import Job, JobStatus, JobType, WaitReason
 from archsync.ledger.jobs import Attempt, InstanceFailure
 from archsync.services import advice
-from archsync.services.adt import DescribedMessage
 from archsync.services.dispatch import ExplainedJob
 from archsync.services.explain import DescribedJob, DescribedNote
+from archsync.services.message_view import DescribedMessage
 
 
 def say_type(job: Job) -> str:

@@ -10,12 +10,10 @@ it no longer says what is so.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from archsync.core.adt import AdtEndpoint
 from archsync.core.adt_statement import Statement, find_statement
-from archsync.core.audit import AuditAction
 from archsync.core.identifiers import WAIT_FOR_IDENTIFIERS, check_ends_alone, job_before_message
 from archsync.core.identity import HeldPatient
 from archsync.core.job import AdtChange, JobStatus, JobType, KnownJob, WaitReason
@@ -28,11 +26,10 @@ from archsync.errors import (
     PeerRefused,
     PeerUnavailable,
 )
-from archsync.ledger import adt_messages, audit, jobs, patients, plan_queue, planned_jobs
+from archsync.ledger import adt_messages, jobs, patients, plan_queue, planned_jobs
 from archsync.ledger.adt_messages import AdtMessage
 from archsync.ledger.database import Ledger
 from archsync.messages.adt import build_a08, build_a40, control_id, validate
-from archsync.messages.hl7_masking import mask_patient, show_patient
 from archsync.net.mllp import MllpClient
 from archsync.platformdb.reader import Platform
 from archsync.services.attempt import Attempt, Ended, Run, run_attempt
@@ -383,50 +380,3 @@ def _build(
         prior_facility=prior_facility,
         **moments,
     )
-
-
-# -- for people ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class DescribedMessage:
-    """A message as an administrator is shown it; ``text`` is None where its content was purged."""
-
-    trigger_event: str
-    control_id: str
-    text: str | None
-    built_at: datetime
-    first_sent_at: datetime | None
-    unanswered: int
-    acknowledged_at: datetime | None
-    ack_code: str | None
-
-
-def describe(ledger: Ledger, job_id: int, *, phi: bool = False, actor: str | None = None) -> list[DescribedMessage]:
-    """The messages of a job, oldest first, with the patient masked; with ``phi`` as sent, which is audited.
-
-    Args:
-        actor: Who looks; needed with ``phi``.
-    """
-    found = adt_messages.of_job(ledger, job_id)
-    if phi and found:
-        audit.record(
-            ledger,
-            actor=actor or "unknown",
-            action=AuditAction.JOB_SHOW_PHI,
-            subject=f"job {job_id}",
-            detail="ADT message",
-        )
-    return [
-        DescribedMessage(
-            m.trigger_event,
-            m.control_id,
-            None if m.encoded is None else (show_patient if phi else mask_patient)(m.encoded),
-            m.built_at,
-            m.first_sent_at,
-            m.unanswered,
-            m.acknowledged_at,
-            m.ack_code,
-        )
-        for m in found
-    ]

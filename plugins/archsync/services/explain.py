@@ -11,10 +11,9 @@ from archsync.core.job import Job, JobStatus, JobType
 from archsync.ledger import jobs, rejection_notes
 from archsync.ledger.database import Ledger
 from archsync.ledger.rejection_notes import NoteRecord
-from archsync.services import adt
-from archsync.services.adt import DescribedMessage
 from archsync.services.dispatch import ExplainedJob
 from archsync.services.dispatch import explain as explain_jobs
+from archsync.services.message_view import DescribedMessage, describe_messages
 
 if TYPE_CHECKING:
     from archsync.messages.note_contents import NamedSeries
@@ -82,7 +81,7 @@ def describe_job(
         dependencies=explained(related.dependencies),
         blocks=explained(related.blocked),
         notes=tuple(map(_describe, rejection_notes.records(ledger, [job_id, *related.steps]))),
-        messages=tuple(adt.describe(ledger, job_id, phi=phi, actor=actor)) if job.job_type is JobType.ADT else (),
+        messages=tuple(describe_messages(ledger, job_id, phi=phi, actor=actor)) if job.job_type is JobType.ADT else (),
     )
 
 
