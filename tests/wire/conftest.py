@@ -127,7 +127,8 @@ class ScriptedArchive:
     """An archive that does to the byte what a test says; accepts every context, and a ``window`` if it is given one.
 
     Give ``answer`` a function of the request that has come, and ``read`` one of the connection and a response with
-    ``early_status``: it is called when only the command has come.
+    ``early_status``: it is called when only the command has come. ``accept`` is given the connection and the
+    A-ASSOCIATE-AC to send, ``release`` the connection and the A-RELEASE-RP.
     """
 
     def __init__(self, *, max_length: int = 16384, delay_s: float = 0, window: int | None = None) -> None:
@@ -139,6 +140,8 @@ class ScriptedArchive:
         self.open_associations = self.most_at_a_time = 0
         self.limit = 1000
         self.answer: Callable[[Request], None] = self._take_time_and_respond
+        self.accept: Callable[[socket.socket, bytes], object] = socket.socket.sendall
+        self.release: Callable[[socket.socket, bytes], object] = socket.socket.sendall
         self.early_status = 0
         self.read: Callable[[socket.socket, bytes], None] | None = None
         self._delay_s = delay_s
@@ -186,7 +189,7 @@ class ScriptedArchive:
                 self.open_associations += 1
                 self.most_at_a_time = max(self.most_at_a_time, self.open_associations)
             try:
-                connection.sendall(self._acceptance_of(request))
+                self.accept(connection, self._acceptance_of(request))
                 self._converse(connection)
             finally:
                 with self._lock:
@@ -219,7 +222,7 @@ class ScriptedArchive:
                 self.ends.append(b"")
                 raise
             if request is None:
-                connection.sendall(bytes([6, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
+                self.release(connection, bytes([6, 0, 0, 0, 0, 4, 0, 0, 0, 0]))
                 return
             with self._lock:
                 self.requests.append(request)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 from archsync.core.tls import TlsSettings
@@ -14,6 +15,8 @@ from archsync.errors import ArchsyncError, ConfigurationError, DestinationMiscon
 
 _ALERT_WAIT_S = 1.0
 """How long a TLS 1.3 server gets to refuse our certificate, which it does after the handshake has ended for us."""
+_QUESTION_S = 1.0
+"""What a question may take that only serves to say more of a failure."""
 
 
 def where(endpoint: Endpoint) -> str:
@@ -214,7 +217,8 @@ def tls_failure(endpoint: Endpoint, exc: ssl.SSLError) -> ArchsyncError:
 
 
 def explain_failure(endpoint: Endpoint) -> ArchsyncError | None:
-    """Repeat the connection step by step and return what fails, or None when all steps succeed now."""
+    """Repeat the connection step by step, for a moment; gives what fails, or None when all steps succeed now."""
+    endpoint = _without_patience(endpoint)
     try:
         with connect(endpoint) as connection:
             if endpoint.tls is not None:
@@ -231,9 +235,13 @@ def speaks_tls(endpoint: Endpoint) -> bool:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # only a question of protocol
     try:
-        with connect(endpoint) as connection, context.wrap_socket(connection):
+        with connect(_without_patience(endpoint)) as connection, context.wrap_socket(connection):
             return True
     except ssl.SSLError as exc:
         return "ALERT" in (exc.reason or "")
     except (OSError, PeerUnavailable):
         return False
+
+
+def _without_patience(endpoint: Endpoint) -> Endpoint:
+    return replace(endpoint, connect_timeout_s=min(_QUESTION_S, endpoint.connect_timeout_s))

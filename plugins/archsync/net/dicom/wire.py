@@ -20,8 +20,9 @@ from contextlib import suppress
 
 _SLICE_S = 0.25
 _RECEIVE_BYTES = 1 << 16
-_RECORD_BYTES = 1 << 14
-"""The most that one TLS record holds (RFC 8446 5.1)."""
+_TLS_PIECE_BYTES = 1 << 17
+"""Some records (of 16 KiB, RFC 8446 5.1) at a time. A peer that takes less than this within a time-out has stopped
+reading: OpenSSL does not tell how much of a piece has left."""
 
 
 class Wire(ABC):
@@ -74,13 +75,15 @@ class Wire(ABC):
     def receive(self, deadline: float) -> memoryview:
         """What comes next, valid until the next call; empty at the end of the stream.
 
-        TimeoutError: nothing until ``deadline`` (of ``time.monotonic``).
+        TimeoutError: nothing until ``deadline`` (of ``time.monotonic``). After it, only what is there already counts:
+        a peer that goes on bit by bit is not waited for.
         """
         while True:
-            received = self._receive_some()
+            is_late = time.monotonic() >= deadline
+            received = self.receive_now() if is_late else self._receive_some()
             if received is not None:
                 return received
-            if time.monotonic() >= deadline:
+            if is_late:
                 raise TimeoutError
 
     def acknowledge(self) -> None:
@@ -150,7 +153,7 @@ class PlainWire(Wire):
 
 
 class TlsWire(Wire):
-    """TLS over TCP. Sent record by record, so that a time-out starts anew with each."""
+    """TLS over TCP. Sent in pieces, so that a time-out starts anew with each."""
 
     _socket: ssl.SSLSocket
 
@@ -162,8 +165,8 @@ class TlsWire(Wire):
 
     def _send_some(self, data: memoryview) -> int:
         try:
-            # OpenSSL keeps a record it could not finish and wants the same bytes again, as they come.
-            return self._socket.send(data[:_RECORD_BYTES])
+            # OpenSSL goes on where it was when it gets the same bytes again, as they do.
+            return self._socket.send(data[:_TLS_PIECE_BYTES])
         except TimeoutError:
             return 0
 
