@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import ipaddress
+import random
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +26,7 @@ from archsync.core.transfer import Endpoint, StoreResult
 from archsync.errors import ConfigurationError, DestinationMisconfigured, PeerUnavailable
 from archsync.net.dicom.echo import diagnose, echo
 from archsync.net.dicom.store import store_instances
+from archsync.net.dicom.wire import TlsWire
 from archsync.simulate.archive import SimulatedArchive
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -136,6 +142,35 @@ def test_instances_are_stored_with_certificates_on_both_sides(serve, authority, 
         assert [step.name for step in diagnose(endpoint) if step.ok] == [
             *("tcp", "tls", "association", "echo", "storage", "notes", "find")
         ]
+
+
+def test_a_piece_that_stops_on_its_way_goes_on_where_it_was(authority):
+    sent, taken = random.Random(5).randbytes(3_000_001), hashlib.sha256()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(*authority.issue("slow"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def read_with_pauses() -> None:
+            with server.wrap_socket(listener.accept()[0], server_side=True) as peer:
+                for count, piece in enumerate(iter(lambda: peer.recv(1 << 16), b"")):
+                    taken.update(piece)
+                    if count % 32 == 0:
+                        time.sleep(0.7)  # longer than one call into OpenSSL may take
+
+        reader = threading.Thread(target=read_with_pauses)
+        reader.start()
+        client = ssl.create_default_context(cafile=authority.file)
+        plain = socket.create_connection(listener.getsockname())
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        wire, waits = TlsWire(client.wrap_socket(plain, server_hostname="127.0.0.1")), []
+        for start in range(0, len(sent), 1 << 20):
+            piece = memoryview(sent)[start : start + (1 << 20)]
+            wire.send(piece, timeout_s=10, while_waiting=lambda: waits.append(time.monotonic()))
+        wire.close()
+        reader.join()
+    assert taken.digest() == hashlib.sha256(sent).digest()
+    assert len(waits) > len(sent) // (1 << 17)  # some calls took nothing
 
 
 def test_without_a_client_certificate_where_none_is_asked_for(serve, authority):
