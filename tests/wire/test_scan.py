@@ -154,3 +154,31 @@ def test_files_that_are_alike_give_the_same_as_by_the_slow_reader_however_they_d
         cut = dice.randrange(200, path.stat().st_size)
         path.write_bytes(path.read_bytes()[:cut])
         assert scan(path) in (None, read(path))
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["CT_small.dcm", "MR_small_implicit.dcm", "liver_1frame.dcm", "SC_rgb_rle_2frame.dcm"]),
+    damage=st.lists(st.tuples(st.integers(132, 6000), st.integers(0, 255)), min_size=1, max_size=3),
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_file_that_the_fast_reader_understands_pydicom_reads_alike(tmp_path, sample, name, damage):
+    data = bytearray(sample(name).read_bytes())
+    for position, value in damage:
+        data[position % len(data)] = value
+    path = tmp_path / "damaged.dcm"
+    path.write_bytes(data)
+    facts = scan(path)
+    if facts is None:
+        return
+    by_pydicom = dcmread(path)
+    for tag, found in (
+        (0x00080016, facts.sop_class_uid),
+        (0x00080018, facts.sop_instance_uid),
+        (0x0020000D, facts.study_instance_uid),
+        (0x0020000E, facts.series_instance_uid),
+    ):
+        raw = by_pydicom.get_item(tag)
+        value = b"" if raw is None else raw.value
+        read_by_pydicom = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")
+        assert found == read_by_pydicom.strip("\0 "), hex(tag)
