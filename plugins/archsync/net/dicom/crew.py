@@ -2,8 +2,9 @@
 
 The caller's own thread sends on the first association. Where most of its time goes into waiting for answers (a long
 way, or an archive that works on each instance by itself), a second one in a thread of its own takes from the same
-workload, then two more, then four, as long as that makes the whole faster. The first refusal ("local limit exceeded")
-ends that growth. Where the share gets smaller, what is too many ends with the instance in hand.
+workload, or three where it does next to nothing else, and so on, as long as that makes the whole faster. The first
+refusal ("local limit exceeded") ends that growth. Where the share gets smaller, what is too many ends with the
+instance in hand.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from archsync.net.dicom.opening import associate
 from archsync.net.dicom.sending import Sender
 from archsync.net.dicom.workload import Workload
 
-_MIN_INSTANCES = 16
+_MIN_INSTANCES = 8
 _MIN_WINDOW_S = 0.1
 """A rate is taken over so many instances and this long."""
 _MIN_WAITING_SHARE = 0.5
+_IDLE_SHARE = 0.8
+"""Waiting this much, four times as many will hardly get in one another's way."""
 _MIN_GAIN = 1.2
 _STOP_WAIT_S = 2.0
 
@@ -90,7 +93,7 @@ class _Crew:
         self._window_count += 1
 
     def grow_if_it_pays(self, first: Sender) -> None:
-        """Double the associations, if there is enough to do and reason to hope that it helps."""
+        """Open more associations, if there is enough to do and reason to hope that it helps."""
         if not self._is_growing or self._window_count < _MIN_INSTANCES:
             return
         now = time.monotonic()
@@ -112,7 +115,8 @@ class _Crew:
             self._is_growing = False
             return
         self._best_rate = rate
-        for _ in range(min(size, allowed - size)):
+        more = 3 * size if waiting_share > _IDLE_SHARE else size
+        for _ in range(min(more, allowed - size)):
             thread = threading.Thread(target=self._work, name="archsync-association", daemon=True)
             self._threads.add(thread)
             self._begun += 1
