@@ -1,7 +1,7 @@
 """Instances a second of the sender, beside DCMTK's, pynetdicom's and a raw socket pushing the same bytes.
 
     scripts/benchmark send [--scale 0.1] [--rounds 5] [--kinds ct,sr] [--receivers null,stock] [--link 0.5,10] [--tls]
-                           [--json FILE]
+                           [--planning] [--json FILE]
 
 Interleaved A B A B in one run, medians of the rounds; trust the ratios, machines and their load differ. Files are made
 anew in a temporary folder and are in the page cache. `--scale 1` is the full size (1 GB at a time).
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from sending.corpus import KINDS, make_corpus
 from sending.links import LINKS_MS, measure_links, measure_parallel
+from sending.planning import measure_planning
 from sending.receivers import RECEIVERS, Receivers
 from sending.runs import Run, Sender, run_dcmtk, run_own
 from sending.tls import measure_tls
@@ -126,6 +127,9 @@ def main() -> None:
         help="measure over ways of these round trips in ms, too (0.5,10,50), and eight associations against one",
     )
     parser.add_argument("--tls", action="store_true", help="measure with TLS, too")
+    parser.add_argument(
+        "--planning", action="store_true", help="measure the reading of 10,000 files, too, times --scale"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
     results: dict[str, object] = {}
@@ -144,6 +148,9 @@ def main() -> None:
             for part, measured in more_of(kind, receivers, arguments):
                 more[part][kind] = measured
                 print(f"{kind:4} {part:8} {measured}", flush=True)
+    if arguments.planning:
+        more["planning"] = dict(measure_planning(arguments.scale, arguments.rounds))
+        print("planning     ", more["planning"], flush=True)
     if arguments.json:
         settings = {"scale": arguments.scale, "rounds": arguments.rounds}
         arguments.json.write_text(json.dumps({"settings": settings, "classes": results, **more}, indent=2))
