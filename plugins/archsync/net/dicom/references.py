@@ -175,6 +175,8 @@ class _Rewriter:
     def _holds(element: DataElement | RawDataElement, is_wanted: Callable[[str], bool]) -> bool:
         """True when such a UID stands anywhere in the element's value."""
         value = element.value
+        if isinstance(value, bytes) and b"." not in value:
+            return False  # no UID; most elements of most files
         values = value if isinstance(value, list) or hasattr(value, "append") else [value]
         return any(
             is_wanted(found.group().decode().rstrip("."))

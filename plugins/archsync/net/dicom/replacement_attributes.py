@@ -16,6 +16,7 @@ from enum import StrEnum
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
 
 from archsync.core.fitting import Modification, RequestAttributes
 from archsync.core.rejection import AssigningAuthority, NoteSubject
@@ -136,7 +137,13 @@ def texts_of(values: Values) -> list[str]:
 
 def snapshot(header: Dataset, values: Values) -> list[DataElement]:
     """The elements that are there of those that the values are for, as they are now."""
-    return [copy.deepcopy(header[keyword]) for keyword in values if keyword in header]
+    return [_copied(header[keyword]) for keyword in values if keyword in header]
+
+
+def _copied(element: DataElement) -> DataElement:
+    """A copy that keeps its value when the element gets another; deep, and slow, only where values change in place."""
+    value = element.value
+    return copy.copy(element) if isinstance(value, str | PersonName | None) else copy.deepcopy(element)
 
 
 def put_values(header: Dataset, values: Values) -> None:
