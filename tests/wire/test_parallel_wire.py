@@ -40,6 +40,15 @@ def test_one_association_is_all_that_is_opened_unless_more_are_allowed(slow_peer
     assert slow_peer.most_at_a_time == 1
 
 
+def test_one_association_is_all_that_is_opened_where_sending_takes_the_time(scripted, copies, outgoing):
+    archive = scripted()
+    instances = [outgoing(path) for path in copies(60)]
+    rate = 60 * 10_000 / 1.5  # the way takes it, here by the limit of the rate; answers come at once
+    outcomes = list(store_instances(archive.endpoint, instances, Pace(Share(8, bytes_per_s=rate))))
+    assert [o.result for o in outcomes] == [StoreResult.STORED] * 60
+    assert archive.most_at_a_time == 1
+
+
 def test_a_peer_at_its_limit_gets_no_more(slow_peer, copies, outgoing):
     slow_peer.limit = 2
     instances = [outgoing(path) for path in copies(120)]

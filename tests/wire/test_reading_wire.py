@@ -90,3 +90,16 @@ def test_planning_opens_one_file_and_sending_opens_each_once_and_reads_nothing_t
     size = Path(instances[0].location.removeprefix("file://")).stat().st_size
     assert len(read) == COUNT
     assert max(read.values()) <= size + min(size, HEADER_BYTES), "the header when it is checked, the whole when it goes"
+
+
+def test_what_is_left_to_the_slow_reader_is_said_once_for_a_job(archive, endpoint, sample, outgoing, copies, caplog):
+    caplog.set_level("INFO", logger="archsync")
+    odd = [outgoing(sample(name)) for name in ("MR_small_bigendian.dcm", "image_dfl.dcm")]
+    outcomes = list(store_instances(endpoint, [*map(outgoing, copies(3)), *odd]))
+    assert {outcome.result for outcome in outcomes} == {StoreResult.STORED}
+    (said,) = (record.getMessage() for record in caplog.records if "slow" in record.getMessage())
+    assert said.startswith("2 files")
+    assert odd[0].sop_instance_uid in said
+    caplog.clear()
+    list(store_instances(endpoint, list(map(outgoing, copies(3)))))
+    assert "slow" not in caplog.text

@@ -21,6 +21,8 @@ class OpenInstance:
     instance: OutgoingInstance
     facts: FileFacts
     descriptor: int
+    was_read_slowly: bool = False
+    """By the reader that takes any file, for it was not one that the fast reader is sure of."""
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -44,14 +46,17 @@ def open_instance(instance: OutgoingInstance, ahead: ImagesAhead | None = None) 
         file = ahead.open(instance)
     try:
         try:
-            facts = scan_facts(file) or read_facts(file.path, sop_instance_uid=uid)
+            facts = scan_facts(file)
+            was_read_slowly = facts is None
+            if facts is None:
+                facts = read_facts(file.path, sop_instance_uid=uid)
         except OSError as exc:
             raise unreadable(uid, exc) from None  # the cause names the path, which may hold a patient's name
         check_uids(instance, facts)
     except BaseException:
         os.close(file.descriptor)
         raise
-    return OpenInstance(instance, facts, file.descriptor)
+    return OpenInstance(instance, facts, file.descriptor, was_read_slowly)
 
 
 def unreadable(sop_instance_uid: str, exc: OSError) -> InvalidInput:

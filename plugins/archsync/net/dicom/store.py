@@ -17,6 +17,7 @@ opened when its turn comes. A file in another transfer syntax is put aside for a
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Generator, Sequence
 
@@ -35,6 +36,7 @@ from archsync.net.dicom.workload import Pair, Workload, next_ones
 from archsync.net.images import is_remote
 from archsync.net.remote.ahead import ImagesAhead
 
+_logger = logging.getLogger(__name__)
 _PATIENCE = 3
 """That many "try later" in a row end the attempt: the archive, or the source of images, is to be left alone."""
 
@@ -95,7 +97,18 @@ def _store(
                 patience.note(outcome)
         finally:
             workload.close()
+            _tell_what_was_read_slowly(workload)
         pending.extendleft(reversed([*workload.waiting, *workload.put_aside]))
+
+
+def _tell_what_was_read_slowly(workload: Workload) -> None:
+    if slow := workload.read_slowly:
+        _logger.info(
+            "%d files are not such as the fast reader is sure of, and were read by the slow one; the first is that of "
+            "instance %s",
+            len(slow),
+            slow[0].uid_in_file,
+        )
 
 
 class _Patience:

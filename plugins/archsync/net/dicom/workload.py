@@ -28,6 +28,8 @@ class Workload:
     first: OpenInstance | None = None
     ahead: ImagesAhead | None = None
     put_aside: list[OutgoingInstance] = field(default_factory=list)
+    read_slowly: list[OutgoingInstance] = field(default_factory=list)
+    """Those whose files were not for the fast reader."""
 
     def take(self) -> OutgoingInstance | None:
         """The next one, or None; for any thread."""
@@ -43,8 +45,12 @@ class Workload:
         """Open one that was taken. Raises as :func:`open_instance`."""
         if (first := self.first) is not None and first.instance is instance:
             self.first = None
-            return first
-        return open_instance(instance, self.ahead)
+            opened = first
+        else:
+            opened = open_instance(instance, self.ahead)
+        if opened.was_read_slowly:
+            self.read_slowly.append(instance)
+        return opened
 
     def close(self) -> None:
         """Close what nobody took."""
