@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import pytest
 import requests
@@ -68,6 +69,6 @@ def client(airflow_app, tokens, postgres, _ledger_template, _platform_template) 
 )
 def test_every_answer_is_one_that_the_document_tells_of(case: schemathesis.Case, client: requests.Session) -> None:
     # Airflow's own router finds no application behind a path with a line break in it.
-    assume(not any("\n" in str(value) for value in (case.path_parameters or {}).values()))
+    assume(not any("\n" in unquote(str(value)) for value in (case.path_parameters or {}).values()))
     response = case.call(session=client, base_url=BASE_URL)
     case.validate_response(response, checks=CHECKS)
