@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import subprocess
@@ -202,3 +203,23 @@ def test_a_job_does_not_wait_for_ever_since_the_archive_says_itself_what_is_too_
     other_with_associations(site, first, 2)
 
     assert site.run(second).status is JobStatus.SUCCEEDED
+
+
+def test_while_a_job_runs_its_progress_and_rate_are_told_at_most_once_a_second(site, monkeypatch):
+    told, report = [], jobs.report
+
+    def listening(*args, instances=0, bytes_per_s=0, **more):
+        if instances:
+            told.append((time.monotonic(), instances, bytes_per_s))
+        return report(*args, instances=instances, bytes_per_s=bytes_per_s, **more)
+
+    monkeypatch.setattr(jobs, "report", listening)
+    site.add_destination(max_bytes_per_s=1_000_000)
+    site.add_study(30, matrix=256)
+    (job_id,) = site.plan()
+    assert site.run(job_id).status is JobStatus.SUCCEEDED
+    *running, last = told  # what is left is told at the end
+    assert len(running) >= 2, "it took some seconds"
+    assert all(later - earlier > 0.95 for (earlier, *_), (later, *_) in itertools.pairwise(running))
+    assert sum(instances for _, instances, _ in told) == 30
+    assert all(rate > 0 for _, _, rate in (*running[1:], last))
