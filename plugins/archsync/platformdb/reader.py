@@ -6,16 +6,17 @@ Only the four views of the contract (:mod:`archsync.core.platform_contract`) are
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, Self
 
-from archsync.core.platform_contract import FACILITY, INSTANCE, PATIENT, STUDY
-from archsync.core.study import Facility, Instance, Patient, Study
+from archsync.core.platform_contract import FACILITY
+from archsync.core.study import Facility, Patient
 from archsync.errors import ConfigurationError, InvalidInput
-from archsync.platformdb.connection import Connect, Cursor, Session, UnreadableRow, connector
-from archsync.platformdb.links import fetch_merged, fetch_merges, fetch_relatives, fetch_replacements, find_survivor
+from archsync.platformdb.batches import Found, StudyBatch, find_survivors, read_batch, read_patients
+from archsync.platformdb.connection import Connect, Session, UnreadableRow, connector
+from archsync.platformdb.links import fetch_merged, fetch_merges, fetch_relatives, fetch_replacements
 from archsync.platformdb.queries import Queries
-from archsync.platformdb.rows import parse_facility, parse_instance, parse_patient, parse_study, raise_twice
+from archsync.platformdb.rows import parse_facility, raise_twice
 from archsync.platformdb.watermark import Position, RevisionMode, conditions_since, explain_full_read, fetch_position
 
 DEFAULT_SCHEMA = "archsync_platform"
@@ -44,29 +45,6 @@ class Changes:
     def is_full(self) -> bool:
         """Whether every study has to be compared."""
         return self.full_reason is not None
-
-
-@dataclass(frozen=True, slots=True)
-class StudyBatch:
-    """Studies as one snapshot shows them; ``rejected`` broke the contract, ``missing`` are no longer there."""
-
-    studies: tuple[Study, ...]
-    rejected: Mapping[str, InvalidInput] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-
-
-Value = TypeVar("Value")
-
-
-class Found(dict[str, Value], Generic[Value]):
-    """What was found, by the key that was asked for; a key the platform does not have is absent.
-
-    ``rejected`` says of which keys the rows break the contract, and how.
-    """
-
-    def __init__(self, values: Mapping[str, Value], rejected: Mapping[str, InvalidInput] | None = None) -> None:
-        super().__init__(values)
-        self.rejected: Mapping[str, InvalidInput] = rejected or {}
 
 
 class Platform:
@@ -191,7 +169,7 @@ class Platform:
         if not keys:
             return StudyBatch(())
         try:
-            return self._read_batch(keys)
+            return read_batch(self.session, self.queries, keys)
         except UnreadableRow as exc:
             if len(keys) == 1:
                 return StudyBatch((), {keys[0]: InvalidInput(f"study_key {keys[0]}: {exc.message}", code=exc.code)})
@@ -216,7 +194,7 @@ class Platform:
             return Found({})
         try:
             with self.session.transaction() as cursor:
-                return self._read_patients(cursor, keys)
+                return read_patients(cursor, self.queries, keys)
         except UnreadableRow as exc:
             if len(keys) == 1:
                 return Found({}, {keys[0]: InvalidInput(f"patient_key {keys[0]}: {exc.message}", code=exc.code)})
@@ -240,7 +218,7 @@ class Platform:
             return Found({})
         with self.session.transaction() as cursor:
             merges = fetch_merges(cursor, self.queries, keys)
-        return _survivors(keys, merges)
+        return find_survivors(keys, merges)
 
     def find_merged(self, patient_keys: Iterable[str]) -> Mapping[str, str]:
         """Find who was merged into those patients, also by way of others: the survivor's key by each one's own.
@@ -327,87 +305,3 @@ class Platform:
                 raise_twice(FACILITY, facility.facility_id)
             seen.add(facility.facility_id)
         return facilities
-
-    def _read_batch(self, keys: tuple[str, ...]) -> StudyBatch:
-        with self.session.transaction() as cursor:
-            cursor.execute(*self.queries.studies(cursor, keys))
-            study_rows = cursor.fetchall()
-            cursor.execute(*self.queries.instances(cursor, keys))
-            instance_rows = cursor.fetchall()
-            rejected: dict[str, InvalidInput] = {}
-            studies: dict[str, Study] = {}
-            for row in study_rows:
-                key = row[0]
-                try:
-                    if key in studies:
-                        raise_twice(STUDY, key)
-                    studies[key] = parse_study(row)
-                except InvalidInput as exc:
-                    rejected.setdefault(key, exc)
-            self._give_to_survivors(cursor, studies, rejected)
-        instances: dict[str, dict[str, Instance]] = {key: {} for key in studies}
-        for row in instance_rows:
-            key = row[1]
-            try:
-                instance = parse_instance(row)
-                if instance.instance_key in instances.get(key, {}):
-                    raise_twice(INSTANCE, instance.instance_key)
-                instances.setdefault(key, {})[instance.instance_key] = instance
-            except InvalidInput as exc:
-                rejected.setdefault(key, exc)
-        found = {row[0] for row in study_rows}
-        return StudyBatch(
-            tuple(
-                replace(study, instances=tuple(instances[key].values()))
-                for key, study in studies.items()
-                if key not in rejected
-            ),
-            {key: problem for key, problem in rejected.items() if key in found},
-            tuple(key for key in keys if key not in found),
-        )
-
-    def _read_patients(self, cursor: Cursor, keys: Iterable[str]) -> Found[Patient]:
-        cursor.execute(*self.queries.patients(cursor, tuple(keys)))
-        patients: dict[str, Patient] = {}
-        rejected: dict[str, InvalidInput] = {}
-        for row in cursor.fetchall():
-            key = row[0]
-            try:
-                if key in patients:
-                    raise_twice(PATIENT, key)
-                patients[key] = parse_patient(row)
-            except InvalidInput as exc:
-                rejected.setdefault(key, exc)
-        return Found({key: patient for key, patient in patients.items() if key not in rejected}, rejected)
-
-    def _give_to_survivors(self, cursor: Cursor, studies: dict[str, Study], rejected: dict[str, InvalidInput]) -> None:
-        """Where a study's patient was merged into another, put the patient at the end of the chain in their place."""
-        merged = {
-            study.patient.patient_key for study in studies.values() if study.patient.merged_into_patient_key is not None
-        }
-        if not merged:
-            return
-        survivors = _survivors(merged, fetch_merges(cursor, self.queries, merged))
-        patients = self._read_patients(cursor, set(survivors.values()))
-        for key, study in studies.items():
-            patient_key = study.patient.patient_key
-            if patient_key not in merged:
-                continue
-            survivor_key = survivors.get(patient_key)
-            problem = survivors.rejected.get(patient_key) or patients.rejected.get(survivor_key or "")
-            if problem is not None:
-                rejected.setdefault(key, problem)
-            elif survivor_key is not None:
-                studies[key] = replace(study, patient=patients[survivor_key])
-
-
-def _survivors(patient_keys: Iterable[str], merges: Mapping[str, str | None]) -> Found[str]:
-    survivors: dict[str, str] = {}
-    rejected: dict[str, InvalidInput] = {}
-    for key in patient_keys:
-        if key in merges:
-            try:
-                survivors[key] = find_survivor(key, merges)
-            except InvalidInput as exc:
-                rejected[key] = exc
-    return Found(survivors, rejected)
