@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 
 from archsync.hooks._connection import connection
@@ -24,11 +26,16 @@ class PlatformHook(PostgresHook):
         super().__init__(platform_conn_id=platform_conn_id)
         self.platform_conn_id = platform_conn_id
 
+    @classmethod
+    def get_connection(cls, conn_id: str) -> Any:
+        """Read the connection with our error where it is missing; a hook asks once, for its settings and to connect."""
+        return connection(conn_id)
+
     def get_platform(self) -> Platform:
         """A reader of the platform, which connects at its first question, and the way to its images."""
         read_images_through_airflow()
-        return Platform.from_extra(self.get_conn, connection(self.platform_conn_id).extra_dejson)
+        return Platform.from_extra(self.get_conn, self.connection.extra_dejson)
 
     def listen_dsn(self) -> str:
         """The libpq connection string for LISTEN."""
-        return libpq_dsn(connection(self.platform_conn_id), ignore=EXTRA_SETTINGS)
+        return libpq_dsn(self.connection, ignore=EXTRA_SETTINGS)
