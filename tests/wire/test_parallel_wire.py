@@ -49,6 +49,23 @@ def test_one_association_is_all_that_is_opened_where_sending_takes_the_time(scri
     assert archive.most_at_a_time == 1
 
 
+def test_an_archive_that_does_one_after_the_other_gets_one_association_after_a_try(scripted, copies, outgoing):
+    archive, disk, open_associations = scripted(), threading.Lock(), []
+
+    def write_and_respond(request):
+        with disk:
+            threading.Event().wait(0.03)
+        open_associations.append(archive.open_associations)
+        request.respond()
+
+    archive.answer = write_and_respond
+    instances = [outgoing(path) for path in copies(160)]
+    outcomes = list(store_instances(archive.endpoint, instances, Pace(Share(8))))
+    assert [o.result for o in outcomes] == [StoreResult.STORED] * 160
+    assert open_associations[-10:] == [1] * 10
+    assert archive.ends.count(b"") == 0, "the others were released"
+
+
 def test_a_peer_at_its_limit_gets_no_more(slow_peer, copies, outgoing):
     slow_peer.limit = 2
     instances = [outgoing(path) for path in copies(120)]

@@ -3,8 +3,8 @@
 The caller's own thread sends on the first association. Where most of its time goes into waiting for answers (a long
 way, or an archive that works on each instance by itself), a second one in a thread of its own takes from the same
 workload, or three where it does next to nothing else, and so on, as long as that makes the whole faster. The first
-refusal ("local limit exceeded") ends that growth. Where the share gets smaller, what is too many ends with the
-instance in hand.
+refusal ("local limit exceeded") ends that growth. Those opened last that brought nothing (the archive's disk does what
+it can, or the way) are let go again. Where the share gets smaller, what is too many ends with the instance in hand.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _MIN_WAITING_SHARE = 0.5
 _IDLE_SHARE = 0.8
 """Waiting this much, four times as many will hardly get in one another's way."""
 _MIN_GAIN = 1.2
+_MIN_KEPT_GAIN = 1.1
+"""What more associations have to bring to stay: else the archive, its disk or the way does no more than it did."""
 _STOP_WAIT_S = 2.0
 
 
@@ -84,6 +86,9 @@ class _Crew:
         self._begun = 0
         self._has_shrunk = False
         self._best_rate = 0.0
+        self._size_before: int | None = None  # of a growth that is still to be judged
+        self._has_doubts = False
+        self._too_many = SimpleQueue[None]()
         self._window_from, self._window_count, self._window_waited_s = time.monotonic(), 0, 0.0
         self.failure: Exception | None = None
         """What went wrong on one of them."""
@@ -109,18 +114,35 @@ class _Crew:
         waiting_share = (first.waited_s - self._window_waited_s) / elapsed_s
         self._window_from, self._window_count, self._window_waited_s = now, 0, first.waited_s
         size, allowed = len(self._threads) + 1, self._workload.pace.share.associations
+        if self._size_before is not None:
+            if rate < self._best_rate * _MIN_GAIN:
+                if self._has_doubts:  # twice running: no hiccup
+                    self._is_growing = False
+                    if rate < self._best_rate * _MIN_KEPT_GAIN:
+                        self._let_go(size - self._size_before)
+                self._has_doubts = True
+                return
+            self._size_before = None
         if size >= allowed or len(self._workload.waiting) < 2 * size or waiting_share < _MIN_WAITING_SHARE:
             return
-        if rate < self._best_rate * _MIN_GAIN:
-            self._is_growing = False
-            return
-        self._best_rate = rate
+        self._best_rate, self._size_before, self._has_doubts = rate, size, False
         more = 3 * size if waiting_share > _IDLE_SHARE else size
         for _ in range(min(more, allowed - size)):
             thread = threading.Thread(target=self._work, name="archsync-association", daemon=True)
             self._threads.add(thread)
             self._begun += 1
             thread.start()
+
+    def _let_go(self, count: int) -> None:
+        for _ in range(count):
+            self._too_many.put(None)
+
+    def _is_let_go(self) -> bool:
+        """Tell a thread, once, whether it is one of those too many."""
+        with suppress(Empty):
+            self._too_many.get_nowait()
+            return True
+        return False
 
     def outcomes_so_far(self) -> Iterator[StoreOutcome]:
         """Outcomes that are there; none for the first association once another has failed."""
@@ -165,10 +187,11 @@ class _Crew:
         try:
             if self._is_stopped:
                 return
-            sender = Sender(self._endpoint, peer, self._workload)
+            sender, is_leaving = Sender(self._endpoint, peer, self._workload), False
             for outcome in sender.outcomes():
                 self._done.put(outcome)
-                if is_surplus():
+                if not is_leaving and (is_surplus() or self._is_let_go()):
+                    is_leaving = True
                     sender.dismiss()
         finally:
             peer.close()
