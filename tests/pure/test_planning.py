@@ -186,6 +186,18 @@ def test_a_trigger_fires_at_its_status_and_all_later_ones(exam_status, trigger, 
 
 
 @pytest.mark.parametrize(
+    ("exam_status", "reason"),
+    [
+        ("Inflight", "exam status Inflight has not reached Completed"),
+        ("Cancelled", "exam status Cancelled triggers nothing; Completed does"),
+        ("completed", "exam status completed triggers nothing; Completed does"),
+    ],
+)
+def test_a_study_that_is_not_due_says_whether_its_status_leads_there_at_all(exam_status, reason):
+    assert decide(make_study(exam_status=exam_status), held(), make_destination()).why == reason
+
+
+@pytest.mark.parametrize(
     ("scope", "is_in_scope"),
     [
         ({}, True),

@@ -24,7 +24,7 @@ from archsync.core.comparison import Desired, Held, HeldInstance
 from archsync.core.destination import Destination, Verification
 from archsync.core.identity import AdtWork, plan_identity
 from archsync.core.job import FAR_FUTURE, JobStatus, JobType, KnownJob, WaitReason
-from archsync.core.study import Instance, Priority, has_reached
+from archsync.core.study import Instance, Priority, has_reached, is_progress
 from archsync.core.withdrawal import WithdrawalPlan, former_copies, holds_back_note, plan_withdrawal, waits_for_note
 
 
@@ -183,6 +183,8 @@ def plan_store(desired: Desired, held: Held, destination: Destination, *, observ
         )
     if not is_due(desired, held, destination):
         trigger = destination.trigger_status.value
+        if not is_progress(study.exam_status):
+            return StorePlan(Rule.NOT_REACHED, f"exam status {study.exam_status} triggers nothing; {trigger} does")
         return StorePlan(Rule.NOT_REACHED, f"exam status {study.exam_status} has not reached {trigger}")
     for job in jobs:
         if job.content_digest in (digest, study.content_digest(with_identifier=True)):

@@ -23,6 +23,11 @@ class ExamStatus(StrEnum):
 _PROGRESS = {status.value: step for step, status in enumerate(ExamStatus)}
 
 
+def is_progress(exam_status: str) -> bool:
+    """Tell whether an exam status is one of the three; all others, such as ``Cancelled``, never trigger anything."""
+    return exam_status in _PROGRESS
+
+
 def has_reached(exam_status: str, trigger_status: ExamStatus) -> bool:
     """Tell whether an exam in ``exam_status`` has reached ``trigger_status``; unknown statuses never have."""
     step = _PROGRESS.get(exam_status)
