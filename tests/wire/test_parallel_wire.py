@@ -74,6 +74,34 @@ def test_a_peer_at_its_limit_gets_no_more(slow_peer, copies, outgoing):
     assert slow_peer.most_at_a_time == 2
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("is_closed_early", [False, True])
+def test_an_archive_that_takes_one_association_at_a_time_is_not_waited_for(
+    slow_peer, copies, outgoing, is_closed_early
+):
+    is_over, left_waiting = threading.Event(), []
+
+    def accept_one(connection, acceptance):
+        if slow_peer.open_associations > 1:
+            left_waiting.append(connection)
+            is_over.wait(90)  # as storescp, which gets to the next one when this one has ended
+        connection.sendall(acceptance)
+
+    slow_peer.accept = accept_one
+    endpoint = replace(slow_peer.endpoint, acse_timeout_s=600)
+    sending = store_instances(endpoint, [outgoing(path) for path in copies(60)], Pace(Share(4)))
+    if is_closed_early:
+        outcomes = [next(sending) for _ in range(40)]
+        sending.close()
+    else:
+        outcomes = list(sending)
+    assert {o.result for o in outcomes} == {StoreResult.STORED}
+    assert len(outcomes) == (40 if is_closed_early else 60)
+    assert left_waiting
+    assert names(threading.enumerate()) == []
+    is_over.set()
+
+
 def test_closing_the_generator_ends_all_of_them(slow_peer, copies, outgoing):
     sending = store_instances(slow_peer.endpoint, [outgoing(path) for path in copies(200)], Pace(Share(4)))
     while slow_peer.most_at_a_time < 4:

@@ -19,7 +19,7 @@ from archsync.core.contexts import ProposedContext
 from archsync.core.transfer import Endpoint, StoreOutcome
 from archsync.errors import ArchsyncError
 from archsync.net.dicom.association import PeerAssociation
-from archsync.net.dicom.opening import associate
+from archsync.net.dicom.opening import Opening, associate
 from archsync.net.dicom.sending import Sender
 from archsync.net.dicom.workload import Workload
 
@@ -81,6 +81,7 @@ class _Crew:
         self._done: SimpleQueue[StoreOutcome | threading.Thread] = SimpleQueue()
         self._threads: set[threading.Thread] = set()
         self._peers: list[PeerAssociation] = []
+        self._openings: dict[threading.Thread, Opening] = {}
         self._is_growing = True
         self._is_stopped = False
         self._begun = 0
@@ -128,8 +129,10 @@ class _Crew:
         self._best_rate, self._size_before, self._has_doubts = rate, size, False
         more = 3 * size if waiting_share > _IDLE_SHARE else size
         for _ in range(min(more, allowed - size)):
-            thread = threading.Thread(target=self._work, name="archsync-association", daemon=True)
+            opening = Opening()
+            thread = threading.Thread(target=self._work, args=(opening,), name="archsync-association", daemon=True)
             self._threads.add(thread)
+            self._openings[thread] = opening
             self._begun += 1
             thread.start()
 
@@ -153,7 +156,11 @@ class _Crew:
                 return
 
     def remaining_outcomes(self) -> Iterator[StoreOutcome]:
-        """Outcomes until every thread has ended."""
+        """Outcomes until every thread has ended that has an association.
+
+        An archive that takes one association at a time leaves the others unanswered until that ends.
+        """
+        self._call_off()
         while self._threads:
             yield from self._taken(self._done.get())
 
@@ -166,20 +173,27 @@ class _Crew:
         self._window_count += 1
         return [done]
 
-    def _work(self) -> None:
+    def _call_off(self) -> None:
+        """Do without associations that are not there yet, and not wait for those that TCP has not connected yet."""
+        for thread, opening in self._openings.items():
+            if opening.call_off() and not opening.is_connected:
+                self._threads.discard(thread)
+        self._openings.clear()
+
+    def _work(self, opening: Opening) -> None:
         """Send on one more association until nothing is left."""
         try:
             with self._workload.pace.association() as is_surplus:
-                self._work_until(is_surplus)
+                self._work_until(is_surplus, opening)
         except Exception as exc:  # noqa: BLE001 - raised again by the thread that asked for the work
             self.failure = self.failure or exc
             self._workload.waiting.clear()
         finally:
             self._done.put(threading.current_thread())
 
-    def _work_until(self, is_surplus: Callable[[], bool]) -> None:
+    def _work_until(self, is_surplus: Callable[[], bool], opening: Opening) -> None:
         try:
-            peer = associate(self._endpoint, self._contexts)
+            peer = associate(self._endpoint, self._contexts, opening)
         except ArchsyncError:
             self._is_growing = False  # it allows no more; the first goes on
             return
@@ -202,6 +216,7 @@ class _Crew:
             return
         self._is_stopped = True
         self._workload.waiting.clear()
+        self._call_off()
         for peer in self._peers:
             with suppress(OSError):
                 peer.interrupt()

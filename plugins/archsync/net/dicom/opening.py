@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,49 @@ from archsync.net.dicom.wire import PlainWire, TlsWire, Wire
 VERIFICATION = "1.2.840.10008.1.1"
 
 
+class Opening:
+    """An association on its way, which another thread may call off."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wire: Wire | None = None
+        self._is_over = False
+        self.is_called_off = False
+
+    def call_off(self) -> bool:
+        """Have :func:`associate` fail soon, or once TCP has connected; False if it has ended."""
+        with self._lock:
+            if self._is_over:
+                return False
+            self.is_called_off = True
+            if self._wire is not None:
+                self._wire.interrupt()
+            return True
+
+    @property
+    def is_connected(self) -> bool:
+        """True once there is a connection."""
+        return self._wire is not None
+
+    def use(self, wire: Wire) -> None:
+        """Note the connection. Raises PeerUnavailable when called off."""
+        with self._lock:
+            self._wire = wire
+            if self.is_called_off:
+                raise _called_off()
+
+    def end(self) -> None:
+        """Note that the association is there. Raises PeerUnavailable when called off."""
+        with self._lock:
+            self._is_over = True
+            if self.is_called_off:
+                raise _called_off()
+
+
+def _called_off() -> PeerUnavailable:
+    return PeerUnavailable("the association was called off", code="association-no-answer")
+
+
 @contextmanager
 def open_association(endpoint: Endpoint, contexts: Sequence[ProposedContext]) -> Iterator[PeerAssociation]:
     """Associate with the peer for the length of a ``with`` block; released at its end, aborted if an answer is open.
@@ -51,8 +95,10 @@ def open_association(endpoint: Endpoint, contexts: Sequence[ProposedContext]) ->
         peer.close()
 
 
-def associate(endpoint: Endpoint, contexts: Sequence[ProposedContext]) -> PeerAssociation:
-    """Associate with the peer; the caller closes what comes.
+def associate(
+    endpoint: Endpoint, contexts: Sequence[ProposedContext], opening: Opening | None = None
+) -> PeerAssociation:
+    """Associate with the peer; the caller closes what comes. ``opening`` lets another thread call it off.
 
     Raises:
         PeerUnavailable: not reachable, or refused for now.
@@ -66,10 +112,13 @@ def associate(endpoint: Endpoint, contexts: Sequence[ProposedContext]) -> PeerAs
         if problem := check_ae_title(title):
             raise ConfigurationError(f"{setting}: {problem} (got {title!r})", code="bad-setting")
     request = encode_association_request(endpoint, contexts)
+    opening = opening or Opening()
     wire = _open_wire(endpoint)
     try:
+        opening.use(wire)
         reader = MessageReader()
-        negotiated = _negotiate(endpoint, wire, reader, request, contexts)
+        negotiated = _negotiate(endpoint, wire, reader, request, contexts, opening)
+        opening.end()
     except BaseException:
         wire.close()
         raise
@@ -98,7 +147,12 @@ def _open_wire(endpoint: Endpoint) -> Wire:
 
 
 def _negotiate(
-    endpoint: Endpoint, wire: Wire, reader: MessageReader, request: bytes, contexts: Sequence[ProposedContext]
+    endpoint: Endpoint,
+    wire: Wire,
+    reader: MessageReader,
+    request: bytes,
+    contexts: Sequence[ProposedContext],
+    opening: Opening,
 ) -> Negotiated:
     """Send the association request and read the answer."""
     deadline = time.monotonic() + endpoint.acse_timeout_s
@@ -107,7 +161,7 @@ def _negotiate(
         while (event := reader.next_event()) is None:
             received = wire.receive(deadline)
             if not received:
-                raise _no_answer(endpoint)
+                raise _no_answer(endpoint, opening)
             reader.feed(received)
         if isinstance(event, AssociateAccepted):
             return decode_acceptance(event.pdu, contexts)
@@ -120,7 +174,7 @@ def _negotiate(
     except OSError as exc:
         if isinstance(exc, ssl.SSLError) and not isinstance(exc, ssl.SSLEOFError):
             raise tls_failure(endpoint, exc) from exc
-        raise _no_answer(endpoint) from exc
+        raise _no_answer(endpoint, opening) from exc
     except ProtocolError as exc:
         wire.send_now(encode_abort(exc.reason))
         raise _no_dicom(endpoint) from exc
@@ -155,8 +209,10 @@ def _find_useless(endpoint: Endpoint, negotiated: Negotiated) -> ArchsyncError |
     return None
 
 
-def _no_answer(endpoint: Endpoint) -> ArchsyncError:
-    """The peer took the connection, then hung up."""
+def _no_answer(endpoint: Endpoint, opening: Opening) -> ArchsyncError:
+    """The peer took the connection, then hung up; or we did."""
+    if opening.is_called_off:
+        return _called_off()
     return _tls_mix_up(endpoint) or PeerUnavailable(
         f"{where(endpoint)} took the connection and closed it without an answer", code="association-no-answer"
     )
