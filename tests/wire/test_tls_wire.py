@@ -145,7 +145,7 @@ def test_instances_are_stored_with_certificates_on_both_sides(serve, authority, 
 
 
 def test_a_piece_that_stops_on_its_way_goes_on_where_it_was(authority):
-    sent, taken = random.Random(5).randbytes(3_000_001), hashlib.sha256()
+    sent, taken = random.Random(5).randbytes(3_000_001), bytearray()
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(*authority.issue("slow"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -153,10 +153,13 @@ def test_a_piece_that_stops_on_its_way_goes_on_where_it_was(authority):
 
         def read_with_pauses() -> None:
             with server.wrap_socket(listener.accept()[0], server_side=True) as peer:
-                for count, piece in enumerate(iter(lambda: peer.recv(1 << 16), b"")):
-                    taken.update(piece)
+                count = 0
+                while len(taken) < len(sent) and (piece := peer.recv(1 << 16)):
+                    taken.extend(piece)
                     if count % 32 == 0:
                         time.sleep(0.7)  # longer than one call into OpenSSL may take
+                    count += 1
+                peer.sendall(b"all")
 
         reader = threading.Thread(target=read_with_pauses)
         reader.start()
@@ -166,10 +169,12 @@ def test_a_piece_that_stops_on_its_way_goes_on_where_it_was(authority):
         wire, waits = TlsWire(client.wrap_socket(plain, server_hostname="127.0.0.1")), []
         for start in range(0, len(sent), 1 << 20):
             piece = memoryview(sent)[start : start + (1 << 20)]
-            wire.send(piece, timeout_s=10, while_waiting=lambda: waits.append(time.monotonic()))
+            wire.send(piece, timeout_s=30, while_waiting=lambda: waits.append(time.monotonic()))
+        answer = bytes(wire.receive(time.monotonic() + 30))
         wire.close()
         reader.join()
-    assert taken.digest() == hashlib.sha256(sent).digest()
+    assert answer == b"all"
+    assert hashlib.sha256(taken).digest() == hashlib.sha256(sent).digest()
     assert len(waits) > len(sent) // (1 << 17)  # some calls took nothing
 
 
