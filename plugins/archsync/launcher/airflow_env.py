@@ -36,8 +36,6 @@ def own_settings(state: State, postgres: EmbeddedPostgres, ui_port: int) -> dict
         # Measured on two cores: more workers or longer sleeps give fewer jobs per second.
         "AIRFLOW__CORE__PARALLELISM": "16",
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-        # Tasks of a scheduler that was killed are found dead after a minute instead of five.
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "60",
         # The default of 16 would cap each destination; its pool is the limit we mean.
         "AIRFLOW__CORE__MAX_ACTIVE_TASKS_PER_DAG": "128",
         "AIRFLOW__CORE__MAX_ACTIVE_RUNS_PER_DAG": "128",
