@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints, WithJsonSchema
+
+from archsync.core import moments
 
 JobId = Annotated[int, Field(ge=1, le=2**63 - 1, description="A job's number.")]
 
@@ -18,26 +19,20 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"
 Text = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 """What somebody writes."""
 
-_AGO = re.compile(r"(\d{1,5})([mhd])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
-
-def parse_moment(value: Any) -> Any:
+def _read_moment(value: Any) -> Any:
     """``90m``, ``12h`` or ``7d`` ago, or a date; anything else is left to be understood as a moment."""
     if not isinstance(value, str):
         return value
-    if match := _AGO.fullmatch(value):
-        return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
     try:
-        parsed = datetime.fromisoformat(value)
+        return moments.parse_moment(value, datetime.now(UTC))
     except ValueError:
         raise ValueError("write 2026-05-04, 2026-05-04T10:30Z or 12h (m, h, d ago)") from None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
 
 
 Moment = Annotated[
     AwareDatetime,
-    BeforeValidator(parse_moment),
+    BeforeValidator(_read_moment),
     Field(ge=datetime(1970, 1, 1, tzinfo=UTC), le=datetime(9998, 12, 31, tzinfo=UTC)),
     WithJsonSchema(
         {

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-_AGO = re.compile(r"(\d{1,5})([mhd])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+from archsync.core.moments import parse_moment
 
 
 class Moment(click.ParamType[datetime]):
@@ -20,10 +18,7 @@ class Moment(click.ParamType[datetime]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
-        if match := _AGO.fullmatch(value):
-            return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: int(match[1])})
         try:
-            parsed = datetime.fromisoformat(value)
+            return parse_moment(value, datetime.now(UTC))
         except ValueError:
             self.fail(f"{value!r} is no moment; write 2026-05-04, 2026-05-04T10:30 or 12h (m, h, d ago).", param, ctx)
-        return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
